@@ -1,0 +1,61 @@
+//! The token port: who is this, and what may they do?
+
+use carillon_proto::claims::Claims;
+use futures_util::future::BoxFuture;
+
+/// Verifies tokens.
+pub trait TokenVerifier: Send + Sync + 'static {
+    /// The claims of a token that holds now: signature, times, issuer and audience checked, `sub` legal, `grants` filled
+    /// in with the configured default where the token has none.
+    fn verify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Claims, VerifyError>>;
+}
+
+/// Issues tokens.
+pub trait TokenIssuer: Send + Sync + 'static {
+    /// A signed token for `sub`, valid for `ttl_s` seconds.
+    fn issue<'a>(&'a self, request: IssueRequest) -> BoxFuture<'a, Result<Issued, IssueError>>;
+}
+
+/// What a token should say.
+#[derive(Debug, Clone)]
+pub struct IssueRequest {
+    /// The user.
+    pub sub: String,
+    /// How long it is valid, seconds.
+    pub ttl_s: u64,
+    /// The `grants` claim as JSON; `None` leaves it out.
+    pub grants: Option<serde_json::Value>,
+    /// The `info` claim as JSON; `None` leaves it out.
+    pub info: Option<serde_json::Value>,
+}
+
+/// A new token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// The token.
+    pub token: String,
+    /// Unix milliseconds.
+    pub expires_at_ms: u64,
+}
+
+/// Why a token was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// The token does not hold. The text is for logs; clients are told `unauthorized`.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// Nobody could tell: try again later.
+    #[error("can't verify now: {0}")]
+    Unavailable(String),
+}
+
+/// Why no token was issued.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IssueError {
+    /// The request asks for what a token can't say.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no key to sign with, or nobody could be asked.
+    #[error("can't issue now: {0}")]
+    Unavailable(String),
+}

@@ -1,0 +1,7 @@
+//! The world behind ports. Each port has two shipped adapters (one inside this process, one over the network)
+//! and one contract suite that both pass. Beside the ports stands what every binary needs: settings, logging,
+//! the admin endpoint, shutdown. Nothing here knows a rule of rooms.
+
+pub mod auth;
+pub mod bus;
+pub mod log;

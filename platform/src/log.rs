@@ -1,0 +1,133 @@
+//! The log port: what was acked is in here. Each partition is one append-only sequence of records; each room's
+//! records are a dense run of offsets within it. The log stores and finds, it never decides: order, offsets and
+//! duplicates are the partition owner's business (`carillon-core`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use carillon_proto::ids::{Offset, PartitionId, RoomName};
+use futures_util::future::BoxFuture;
+
+/// A record's position in its partition: 1, 2, 3, … Sequences may have holes (markers, trimmed records).
+pub type Sequence = u64;
+
+/// Where records are kept. Cheap to share; every method may be called from any task.
+///
+/// ```text
+///   open ─▶ append, append, … ─▶ acks in the order of the appends
+///             head, read, recent: any time, they see what was acked
+/// ```
+pub trait Log: Send + Sync + 'static {
+    /// Makes the partition ready and tells where it stands. Called again, it tells the state of that moment.
+    fn open(&self, partition: PartitionId) -> BoxFuture<'_, Result<Opened, LogError>>;
+
+    /// Queues one append at once, in the order of the calls, and resolves when the record is durable: synced to this
+    /// machine's disk (embedded), or acked by JetStream. Appends of one partition resolve in order, and when one fails,
+    /// every later one that was queued behind it fails too.
+    fn append(&self, partition: PartitionId, append: Append) -> BoxFuture<'static, Result<Sequence, AppendError>>;
+
+    /// The newest record of a room.
+    fn head(&self, partition: PartitionId, room: &RoomName) -> BoxFuture<'_, Result<Option<Stored>, LogError>>;
+
+    /// Part of a room, oldest first, without holes in between: at least one record where there is one in the span, even
+    /// if it is over `limit.bytes`.
+    fn read(
+        &self,
+        partition: PartitionId,
+        room: &RoomName,
+        span: ReadSpan,
+        limit: ReadLimit,
+    ) -> BoxFuture<'_, Result<Part, LogError>>;
+
+    /// All records of the partition that were appended within the last `window`, oldest first, and maybe some older ones:
+    /// what an owner needs to recognise repeats after a restart.
+    fn recent(&self, partition: PartitionId, window: Duration) -> BoxFuture<'_, Result<Vec<Stored>, LogError>>;
+}
+
+/// Where a partition stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// Names this life of the log: another one after it was lost, reset or restored. Short, without dots.
+    pub incarnation: String,
+    /// The newest sequence, 0 in an empty log.
+    pub last: Sequence,
+}
+
+/// One record to append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Append {
+    /// Whose record.
+    pub room: RoomName,
+    /// Its offset in the room: one more than the room's newest.
+    pub offset: Offset,
+    /// The sequence that it must get: the append fails if another one is next.
+    pub sequence: Sequence,
+    /// Encoded `carillon.log.v1.Record`.
+    pub record: Bytes,
+}
+
+/// A record with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Its sequence in the partition.
+    pub sequence: Sequence,
+    /// Encoded `carillon.log.v1.Record`.
+    pub record: Bytes,
+}
+
+/// Which part of a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadSpan {
+    /// The oldest ones above this offset.
+    After(Offset),
+    /// The newest ones below this offset; `Offset::MAX` for the newest ones of all.
+    Before(Offset),
+}
+
+/// How much at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadLimit {
+    /// At most so many records.
+    pub records: usize,
+    /// At most so many bytes of records, the first one excepted.
+    pub bytes: usize,
+}
+
+/// What a read found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Oldest first.
+    pub records: Vec<Stored>,
+    /// The oldest offset of the room that retention left; 0 if the room is empty.
+    pub first: Offset,
+}
+
+/// Why an append was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Another record has this place: whoever appended is not the owner, or has lost count. Nothing was stored.
+    #[error("expected sequence {expected}, the log is at {last}")]
+    Fenced {
+        /// What the append asked for.
+        expected: Sequence,
+        /// The newest sequence there is.
+        last: Sequence,
+    },
+    /// Nobody knows whether it was stored: resynchronise before the next append.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+    /// The log is closed for good and the process must end: a failed sync, a full disk.
+    #[error("the log is closed: {0}")]
+    Closed(String),
+}
+
+/// Why the log could not answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// Not now; the same call may work later.
+    #[error("the log can't be reached: {0}")]
+    Unavailable(String),
+    /// Never again in this process.
+    #[error("the log is broken: {0}")]
+    Broken(String),
+}

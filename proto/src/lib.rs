@@ -1,0 +1,28 @@
+//! What travels, and nothing else: names that parse once, the frames of the client wire, the codes that tell a
+//! client what to do next, the claims of a token, and the messages that services say to each other.
+//!
+//! `PROTOCOL.md` beside this crate is the same contract in prose; `vectors/` holds it as examples that the tests
+//! of every language read.
+
+pub mod claims;
+pub mod codes;
+pub mod frame;
+pub mod ids;
+
+/// Between gateways and owners: see `carillon/link/v1/link.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod link {
+    include!(concat!(env!("OUT_DIR"), "/carillon.link.v1.rs"));
+
+    /// The format of every batch; a reader refuses versions that it does not know.
+    pub const VERSION: u32 = 1;
+}
+
+/// What the log stores: see `carillon/log/v1/record.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod log {
+    include!(concat!(env!("OUT_DIR"), "/carillon.log.v1.rs"));
+
+    /// The format of every stored record; a reader refuses versions that it does not know.
+    pub const VERSION: u32 = 1;
+}
