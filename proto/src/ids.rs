@@ -153,30 +153,46 @@ impl ClientId {
     }
 }
 
-name! {
-    /// One life of a room's log, `<incarnation>.<sequence of offset 1>`; `""` while the room is empty.
-    Epoch
-}
+/// One life of a room's log, `<incarnation>.<sequence of offset 1>`; `""` while the room is empty.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct Epoch(Option<Arc<str>>);
 
 impl Epoch {
-    /// The epoch of an empty room.
+    /// The epoch of an empty room. Most personal rooms are empty, so it owns no memory.
     pub fn none() -> Self {
-        Self("".into())
+        Self(None)
     }
 
     /// The epoch of a room whose offset 1 has `sequence` in a log of this incarnation.
     pub fn new(incarnation: &str, sequence: u64) -> Self {
-        Self(format!("{incarnation}.{sequence}").into())
+        Self(Some(format!("{incarnation}.{sequence}").into()))
     }
 
     /// An epoch that came from a peer or a client; compared, never interpreted.
     pub fn from_wire(text: &str) -> Self {
-        Self(text.into())
+        Self((!text.is_empty()).then(|| text.into()))
     }
 
     /// Whether the room is empty.
     pub fn is_none(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
+    }
+
+    /// The epoch as text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 

@@ -1,0 +1,591 @@
+//! The owner of a partition: it alone gives out the offsets of its rooms. Publishes come in over links, become appends,
+//! and when the log has acked one, it goes to every gateway that holds members of the room, in offset order. Knows no
+//! log and no bus: the driver performs its [`Effect`]s and brings the answers back.
+//!
+//! ```text
+//!   on_batch ─▶ publish ─▶ Effect::Append ─▶ on_appended ─▶ ring, published, message ─▶ Effect::Send
+//!              attach, read ─▶ (Effect::Head, Effect::Read ─▶ on_head, on_part) ─▶ attached, page ─▶ Effect::Send
+//! ```
+
+mod links;
+mod repeats;
+mod ring;
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use carillon_proto::{
+    ids::{Epoch, GatewayId, MessageId, Offset, PartitionId, RoomName},
+    link::{self, Attach, Attached, Code, DownBatch, Failed, Message, Page, Publish, Published, Read, Up, UpBatch, down, failed, read, up},
+    log::{self, Record},
+};
+use prost::Message as _;
+
+use crate::{Now, link::PAGE_BYTES};
+use links::{Links, Opening};
+use repeats::{Known, Outcome, Repeats};
+use ring::Ring;
+
+/// What shapes a partition; the same for all of a process.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Appends under way; what comes beyond is refused with `unavailable`.
+    pub window: usize,
+    /// Messages per room that are kept at hand.
+    pub ring_messages: usize,
+    /// Bytes per room that are kept at hand.
+    pub ring_bytes: usize,
+    /// How long an idempotency key is known, at least two minutes.
+    pub key_window_ms: u64,
+    /// How long a room that nobody is attached to stays in memory.
+    pub idle_room_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { window: 4096, ring_messages: 128, ring_bytes: 256 * 1024, key_window_ms: 150_000, idle_room_ms: 60_000 }
+    }
+}
+
+/// Where the log stood when this owner took the partition.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Counts up with every owner: gateways drop what lower ones say.
+    pub generation: u64,
+    /// The life of the log, first part of every epoch.
+    pub incarnation: String,
+    /// The newest sequence in the log.
+    pub last_sequence: u64,
+    /// Chance for message ids, from the driver.
+    pub seed: u128,
+}
+
+/// What the driver is to do, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Append to the log; the outcomes go to [`Partition::on_appended`] in the same order.
+    Append {
+        /// The room.
+        room: RoomName,
+        /// The offset that the record has in it.
+        offset: Offset,
+        /// The sequence that the record must get.
+        sequence: u64,
+        /// Encoded [`Record`].
+        record: Bytes,
+    },
+    /// Find the room's newest record; the answer goes to [`Partition::on_head`].
+    Head {
+        /// The room.
+        room: RoomName,
+    },
+    /// Read part of a room; the answer goes to [`Partition::on_part`].
+    Read {
+        /// Names the answer.
+        ticket: u64,
+        /// The room.
+        room: RoomName,
+        /// Which part: above this offset, oldest first …
+        after: Option<Offset>,
+        /// … or below this one, the newest.
+        before: Option<Offset>,
+        /// At most so many records …
+        limit: usize,
+        /// … and so many bytes, one record excepted.
+        bytes: usize,
+    },
+    /// Send a batch to a gateway.
+    Send {
+        /// Which one.
+        gateway: GatewayId,
+        /// The batch.
+        batch: DownBatch,
+    },
+}
+
+/// The rules of one partition under one generation.
+#[derive(Debug)]
+pub struct Partition {
+    config: Config,
+    start: Start,
+    rooms: HashMap<RoomName, Room>,
+    links: Links,
+    repeats: Repeats,
+    /// Appends under way, in order.
+    in_flight: VecDeque<InFlight>,
+    reads: HashMap<u64, PendingRead>,
+    next_ticket: u64,
+    /// Counts ids, so that two of one millisecond differ.
+    ids: u128,
+    /// Rooms that may have become idle, oldest first.
+    idle: VecDeque<(u64, RoomName)>,
+    effects: VecDeque<Effect>,
+}
+
+#[derive(Debug)]
+enum Room {
+    /// The head was asked for; what came meanwhile waits in order.
+    Loading(Vec<(Asker, up::Item)>),
+    Ready(ReadyRoom),
+}
+
+#[derive(Debug)]
+struct ReadyRoom {
+    /// The newest offset that the log has acked.
+    head: Offset,
+    /// The newest offset given out.
+    assigned: Offset,
+    epoch: Epoch,
+    /// `ts` never goes back within a room, whatever the clock does.
+    ts: u64,
+    ring: Ring,
+    routes: Vec<GatewayId>,
+}
+
+/// Whose request this is: answers to a link that ended meanwhile are dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Asker {
+    gateway: GatewayId,
+    link: u64,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    room: RoomName,
+    message: Message,
+    publisher: GatewayId,
+    publish: u64,
+    /// Everyone who waits for the outcome: (asker, publish, is it a repeat of a key?)
+    waiting: Vec<(Asker, u64, bool)>,
+}
+
+#[derive(Debug)]
+struct PendingRead {
+    asker: Asker,
+    read: Read,
+    room: RoomName,
+}
+
+impl Partition {
+    /// A partition that was just taken, with the records of the log's recent past, oldest first.
+    pub fn new(config: Config, start: Start, recent: impl IntoIterator<Item = Record>) -> Self {
+        let mut repeats = Repeats::new(config.key_window_ms);
+        for record in recent {
+            repeats.on_record(&record);
+        }
+        Self {
+            links: Links::new(start.generation),
+            config,
+            start,
+            rooms: HashMap::new(),
+            repeats,
+            in_flight: VecDeque::new(),
+            reads: HashMap::new(),
+            next_ticket: 0,
+            ids: 0,
+            idle: VecDeque::new(),
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// A batch from a gateway.
+    pub fn on_batch(&mut self, batch: UpBatch, now: Now) {
+        let Some(gateway) = GatewayId::from_wire(&batch.gateway) else { return };
+        if batch.version != link::VERSION {
+            return;
+        }
+        let asker = Asker { gateway, link: batch.link };
+        match self.links.on_batch(gateway, &batch, now.mono_ms) {
+            Opening::Ignore => return,
+            Opening::Take => {}
+            Opening::New { left } => self.drop_routes(gateway, left, now),
+            Opening::Broken { left } => return self.drop_routes(gateway, left, now),
+        }
+        self.repeats.on_settled(gateway, batch.settled);
+        for item in batch.items.into_iter().filter_map(|Up { item }| item) {
+            self.on_item(asker, item, now);
+        }
+    }
+
+    fn on_item(&mut self, asker: Asker, item: up::Item, now: Now) {
+        let name = match &item {
+            up::Item::Attach(Attach { room, .. }) | up::Item::Publish(Publish { room, .. }) | up::Item::Read(Read { room, .. }) => room,
+            up::Item::Detach(detach) => &detach.room,
+        };
+        // Gateways send legal names of this partition; anything else is a stranger on the subject.
+        let Ok(room) = RoomName::parse(name) else { return };
+        if room.partition() != self.start.partition {
+            return;
+        }
+        match self.rooms.get_mut(&room) {
+            Some(Room::Ready(_)) => self.on_ready_item(asker, room, item, now),
+            Some(Room::Loading(waiting)) => waiting.push((asker, item)),
+            None => {
+                self.effects.push_back(Effect::Head { room: room.clone() });
+                self.rooms.insert(room, Room::Loading(vec![(asker, item)]));
+            }
+        }
+    }
+
+    /// The answer to [`Effect::Head`]: the room's newest record, or that it has none.
+    pub fn on_head(&mut self, room: RoomName, newest: Option<Record>, now: Now) {
+        let Some(Room::Loading(waiting)) = self.rooms.get_mut(&room) else { return };
+        let waiting = std::mem::take(waiting);
+        let ready = newest.map_or_else(
+            || ReadyRoom { head: 0, assigned: 0, epoch: Epoch::none(), ts: 0, ring: Ring::default(), routes: Vec::new() },
+            |newest| ReadyRoom {
+                head: newest.offset,
+                assigned: newest.offset,
+                epoch: Epoch::from_wire(&newest.epoch),
+                ts: newest.ts,
+                ring: Ring::default(),
+                routes: Vec::new(),
+            },
+        );
+        self.rooms.insert(room.clone(), Room::Ready(ready));
+        self.idle.push_back((now.mono_ms, room.clone()));
+        for (asker, item) in waiting {
+            self.on_ready_item(asker, room.clone(), item, now);
+        }
+    }
+
+    /// The log could not tell the head: whoever waited is told to come back.
+    pub fn on_head_failed(&mut self, room: &RoomName) {
+        let Some(Room::Loading(waiting)) = self.rooms.remove(room) else { return };
+        for (asker, item) in waiting {
+            let of = match item {
+                up::Item::Attach(_) => failed::Of::Attach(true),
+                up::Item::Publish(publish) => failed::Of::Publish(publish.publish),
+                up::Item::Read(read) => failed::Of::Read(read.read),
+                up::Item::Detach(_) => continue,
+            };
+            self.fail(asker, room, Code::Unavailable, of);
+        }
+    }
+
+    fn on_ready_item(&mut self, asker: Asker, room: RoomName, item: up::Item, now: Now) {
+        match item {
+            up::Item::Attach(attach) => self.on_attach(asker, room, &attach),
+            up::Item::Detach(_) => {
+                self.links.detach(asker.gateway, asker.link, &room);
+                self.drop_route(asker.gateway, &room, now);
+            }
+            up::Item::Publish(publish) => self.on_publish(asker, room, publish, now),
+            up::Item::Read(read) => self.on_read(asker, room, read),
+        }
+    }
+
+    fn on_attach(&mut self, asker: Asker, name: RoomName, attach: &Attach) {
+        if !self.links.attach(asker.gateway, asker.link, &name) {
+            return;
+        }
+        let room = ready(&mut self.rooms, &name);
+        if !room.routes.contains(&asker.gateway) {
+            room.routes.push(asker.gateway);
+        }
+        // A gateway that has seen more than there is knows another life of the room: it is told where this one stands.
+        let known = attach
+            .since
+            .filter(|since| *since == 0 || (*since <= room.head && attach.epoch == room.epoch.as_str()));
+        let missed = known.and_then(|since| room.ring.after(since, room.head));
+        let attached = Attached {
+            room: attach.room.clone(),
+            head: if missed.is_some() { known.unwrap_or(room.head) } else { room.head },
+            epoch: room.epoch.as_str().to_owned(),
+            gap: missed.is_none() && known.is_some(),
+        };
+        let missed: Vec<Message> = missed.into_iter().flatten().cloned().collect();
+        self.links.send(asker, down::Item::Attached(attached));
+        for message in missed {
+            self.links.send(asker, down::Item::Message(message));
+        }
+    }
+
+    fn on_publish(&mut self, asker: Asker, name: RoomName, publish: Publish, now: Now) {
+        if !is_json_sized(&publish) {
+            return;
+        }
+        let room = ready(&mut self.rooms, &name);
+        if publish.ephemeral {
+            let message = Message {
+                room: publish.room,
+                ts: now.unix_ms,
+                sender: publish.user,
+                client: publish.client,
+                echo: publish.echo,
+                payload: publish.payload,
+                traceparent: publish.traceparent,
+                ..Message::default()
+            };
+            for gateway in &room.routes {
+                self.links.send_to(*gateway, down::Item::Message(message.clone()));
+            }
+            let told = Published { publish: publish.publish, room: message.room, ts: now.unix_ms, ..Published::default() };
+            return self.links.send(asker, down::Item::Published(told));
+        }
+        match self.repeats.find(asker.gateway, &publish) {
+            Some(Known { outcome: Outcome::Stored { offset, id, ts }, by_key }) => {
+                let told = Published {
+                    publish: publish.publish,
+                    room: publish.room,
+                    offset,
+                    id: Bytes::copy_from_slice(&id.0),
+                    ts,
+                    duplicate: by_key,
+                };
+                return self.links.send(asker, down::Item::Published(told));
+            }
+            Some(Known { outcome: Outcome::InFlight { sequence }, by_key }) => {
+                let index = self.in_flight.len() as u64 - 1 - (self.start.last_sequence - sequence);
+                self.in_flight[index as usize].waiting.push((asker, publish.publish, by_key));
+                return;
+            }
+            None => {}
+        }
+        if self.in_flight.len() >= self.config.window {
+            return self.fail(asker, &name, Code::Unavailable, failed::Of::Publish(publish.publish));
+        }
+        self.append(asker, name, publish, now);
+    }
+
+    fn append(&mut self, asker: Asker, name: RoomName, publish: Publish, now: Now) {
+        let room = ready(&mut self.rooms, &name);
+        self.start.last_sequence += 1;
+        let sequence = self.start.last_sequence;
+        room.assigned += 1;
+        if room.assigned == 1 {
+            room.epoch = Epoch::new(&self.start.incarnation, sequence);
+        }
+        room.ts = room.ts.max(now.unix_ms);
+        self.ids = self.ids.wrapping_add(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        let id = MessageId::new(room.ts, self.start.seed ^ self.ids);
+        self.repeats.on_assigned(asker.gateway, &publish, sequence, now.unix_ms);
+        let message = Message {
+            room: publish.room,
+            offset: room.assigned,
+            epoch: room.epoch.as_str().to_owned(),
+            id: Bytes::copy_from_slice(&id.0),
+            ts: room.ts,
+            sender: publish.user,
+            client: publish.client,
+            echo: publish.echo,
+            key: publish.key,
+            payload: publish.payload,
+            traceparent: publish.traceparent,
+        };
+        let record = to_record(&message, asker.gateway, publish.publish);
+        self.effects.push_back(Effect::Append {
+            room: name.clone(),
+            offset: message.offset,
+            sequence,
+            record: record.encode_to_vec().into(),
+        });
+        self.in_flight.push_back(InFlight {
+            room: name,
+            message,
+            publisher: asker.gateway,
+            publish: publish.publish,
+            waiting: vec![(asker, publish.publish, false)],
+        });
+    }
+
+    /// The log acked the oldest append under way.
+    pub fn on_appended(&mut self, now: Now) {
+        let Some(done) = self.in_flight.pop_front() else { return };
+        let InFlight { room: name, message, publisher, publish, waiting } = done;
+        let id = MessageId::from_wire(&message.id).expect("made by append");
+        self.repeats.on_stored(publisher, publish, &message, id, now.unix_ms);
+        let room = ready(&mut self.rooms, &name);
+        room.head = message.offset;
+        for gateway in &room.routes {
+            self.links.send_to(*gateway, down::Item::Message(message.clone()));
+        }
+        for (asker, publish, duplicate) in waiting {
+            let told = Published {
+                publish,
+                room: message.room.clone(),
+                offset: message.offset,
+                id: message.id.clone(),
+                ts: message.ts,
+                duplicate,
+            };
+            self.links.send(asker, down::Item::Published(told));
+        }
+        if room.routes.is_empty() {
+            self.idle.push_back((now.mono_ms, name));
+        }
+        room.ring.push(message, self.config.ring_messages, self.config.ring_bytes);
+    }
+
+    fn on_read(&mut self, asker: Asker, name: RoomName, read: Read) {
+        let room = ready(&mut self.rooms, &name);
+        let limit = read.limit.clamp(1, 1000) as usize;
+        let (after, before) = match read.span {
+            Some(read::Span::After(offset)) => (Some(offset), None),
+            Some(read::Span::Before(offset)) => (None, Some(offset.min(room.head + 1))),
+            None => (None, Some(room.head + 1)),
+        };
+        let at_hand = match (after, before) {
+            (Some(after), _) => room.ring.after(after, room.head).map(|found| ring::oldest(found, limit, PAGE_BYTES)),
+            (_, Some(before)) => room.ring.before(before, limit, PAGE_BYTES),
+            (None, None) => None,
+        };
+        if let Some(messages) = at_hand {
+            // What the ring holds was never trimmed: the oldest offset matters only to those who ask below it.
+            let first = room.ring.first().unwrap_or(room.head + 1);
+            let page = page(&read, room, messages, first);
+            return self.links.send(asker, down::Item::Page(page));
+        }
+        self.next_ticket += 1;
+        self.effects.push_back(Effect::Read { ticket: self.next_ticket, room: name.clone(), after, before, limit, bytes: PAGE_BYTES });
+        self.reads.insert(self.next_ticket, PendingRead { asker, read, room: name });
+    }
+
+    /// The answer to [`Effect::Read`]: records, oldest first, and the oldest offset that the log still has (0: none).
+    pub fn on_part(&mut self, ticket: u64, records: Vec<Record>, first: Offset) {
+        let Some(PendingRead { asker, read, room: name }) = self.reads.remove(&ticket) else { return };
+        let Some(Room::Ready(room)) = self.rooms.get_mut(&name) else { return };
+        // The log may have acked more than this owner has told yet: that comes as deliveries, in its order.
+        let messages = records.into_iter().filter(|record| record.offset <= room.head).map(to_message);
+        let first = if first == 0 { room.head + 1 } else { first };
+        let page = page(&read, room, messages.collect(), first);
+        self.links.send(asker, down::Item::Page(page));
+    }
+
+    /// The log could not read.
+    pub fn on_part_failed(&mut self, ticket: u64) {
+        if let Some(PendingRead { asker, read, room }) = self.reads.remove(&ticket) {
+            self.fail(asker, &room, Code::Unavailable, failed::Of::Read(read.read));
+        }
+    }
+
+    /// Time passed: heartbeats, silent gateways, idle rooms.
+    pub fn on_tick(&mut self, now: Now) {
+        for (gateway, left) in self.links.on_tick(now.mono_ms) {
+            self.drop_routes(gateway, left, now);
+        }
+        self.repeats.on_tick(now.unix_ms);
+        while let Some((since, _)) = self.idle.front() {
+            if now.mono_ms.saturating_sub(*since) < self.config.idle_room_ms {
+                break;
+            }
+            let (_, name) = self.idle.pop_front().expect("there is a front");
+            if let Some(Room::Ready(room)) = self.rooms.get(&name)
+                && room.routes.is_empty()
+                && room.assigned == room.head
+                && !self.reads.values().any(|read| read.room == name)
+            {
+                self.rooms.remove(&name);
+            }
+        }
+    }
+
+    /// The next thing to do. Call until `None` after every input, or after several.
+    pub fn poll_effect(&mut self, now: Now) -> Option<Effect> {
+        if let Some(effect) = self.effects.pop_front() {
+            return Some(effect);
+        }
+        self.links.poll_batch(now.mono_ms).map(|(gateway, batch)| Effect::Send { gateway, batch })
+    }
+
+    /// Appends under way.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Rooms in memory.
+    pub fn rooms(&self) -> usize {
+        self.rooms.len()
+    }
+
+    fn fail(&mut self, asker: Asker, room: &RoomName, code: Code, of: failed::Of) {
+        let failed = Failed { code: code.into(), room: room.as_str().to_owned(), of: Some(of), retry_after_ms: RETRY_AFTER_MS };
+        self.links.send(asker, down::Item::Failed(failed));
+    }
+
+    fn drop_routes(&mut self, gateway: GatewayId, left: Vec<RoomName>, now: Now) {
+        for room in left {
+            self.drop_route(gateway, &room, now);
+        }
+    }
+
+    fn drop_route(&mut self, gateway: GatewayId, name: &RoomName, now: Now) {
+        if let Some(Room::Ready(room)) = self.rooms.get_mut(name) {
+            room.routes.retain(|route| *route != gateway);
+            if room.routes.is_empty() {
+                self.idle.push_back((now.mono_ms, name.clone()));
+            }
+        }
+    }
+}
+
+/// What a client is told to wait when the window is full: a window's worth of appends takes about that long.
+const RETRY_AFTER_MS: u32 = 500;
+
+fn ready<'r>(rooms: &'r mut HashMap<RoomName, Room>, name: &RoomName) -> &'r mut ReadyRoom {
+    match rooms.get_mut(name) {
+        Some(Room::Ready(room)) => room,
+        _ => unreachable!("items reach a room only once it is ready, and it stays while anything refers to it"),
+    }
+}
+
+/// Strangers on the subject may send anything; nothing of it may grow what is stored beyond what a gateway would send.
+fn is_json_sized(publish: &Publish) -> bool {
+    !publish.payload.is_empty() && publish.user.len() <= 128 && publish.client.len() <= 64 && publish.key.len() <= 64
+}
+
+fn page(read: &Read, room: &ReadyRoom, messages: Vec<Message>, first: Offset) -> Page {
+    let more = match read.span {
+        Some(read::Span::After(_)) => messages.last().is_some_and(|last| last.offset < room.head),
+        _ => messages.first().is_some_and(|oldest| oldest.offset > first.max(1)) && !messages.is_empty(),
+    };
+    Page {
+        read: read.read,
+        room: read.room.clone(),
+        messages,
+        first,
+        head: room.head,
+        epoch: room.epoch.as_str().to_owned(),
+        more,
+    }
+}
+
+fn to_record(message: &Message, gateway: GatewayId, publish: u64) -> Record {
+    Record {
+        version: log::VERSION,
+        room: message.room.clone(),
+        offset: message.offset,
+        epoch: message.epoch.clone(),
+        id: message.id.clone(),
+        ts: message.ts,
+        sender: message.sender.clone(),
+        client: message.client.clone(),
+        echo: message.echo,
+        key: message.key.clone(),
+        payload: message.payload.clone(),
+        gateway: Bytes::copy_from_slice(&gateway.0),
+        publish,
+        traceparent: message.traceparent.clone(),
+    }
+}
+
+fn to_message(record: Record) -> Message {
+    Message {
+        room: record.room,
+        offset: record.offset,
+        epoch: record.epoch,
+        id: record.id,
+        ts: record.ts,
+        sender: record.sender,
+        client: record.client,
+        echo: record.echo,
+        key: record.key,
+        payload: record.payload,
+        traceparent: record.traceparent,
+    }
+}
+
+#[cfg(test)]
+mod tests;

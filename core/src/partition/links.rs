@@ -1,0 +1,166 @@
+//! The owner's end of every link: who is connected, what still has to be said to them, in which order.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use carillon_proto::{
+    ids::{GatewayId, RoomName},
+    link::{self, Down, DownBatch, UpBatch, down},
+};
+use prost::Message as _;
+
+use super::Asker;
+use crate::link::{Arrival, BATCH_BYTES, FORGET_MS, Inward, Outward};
+
+#[derive(Debug)]
+pub(super) struct Links {
+    generation: u64,
+    links: HashMap<GatewayId, Link>,
+    /// Links with something to say, in the order in which they got it.
+    dirty: VecDeque<GatewayId>,
+    /// Batches without items: heartbeats, and "this link is not known here".
+    bare: VecDeque<(GatewayId, DownBatch)>,
+}
+
+#[derive(Debug)]
+struct Link {
+    link: u64,
+    inward: Inward,
+    outward: Outward,
+    heard_ms: u64,
+    items: VecDeque<Down>,
+    is_dirty: bool,
+    rooms: HashSet<RoomName>,
+}
+
+/// What a batch means for its link.
+#[derive(Debug)]
+pub(super) enum Opening {
+    /// Of an older link, or known already.
+    Ignore,
+    /// The next one of a link that stands.
+    Take,
+    /// The first one of a new link; the routes of the one before are void.
+    New { left: Vec<RoomName> },
+    /// Something is missing: the gateway is told to open anew, its routes are void.
+    Broken { left: Vec<RoomName> },
+}
+
+impl Links {
+    pub(super) fn new(generation: u64) -> Self {
+        Self { generation, links: HashMap::new(), dirty: VecDeque::new(), bare: VecDeque::new() }
+    }
+
+    pub(super) fn on_batch(&mut self, gateway: GatewayId, batch: &UpBatch, now_ms: u64) -> Opening {
+        let addressed = batch.generation == 0 || batch.generation == self.generation;
+        let has_items = !batch.items.is_empty();
+        if let Some(link) = self.links.get_mut(&gateway).filter(|_| addressed) {
+            if batch.link < link.link {
+                return Opening::Ignore;
+            }
+            if batch.link == link.link {
+                link.heard_ms = now_ms;
+                match link.inward.on_batch(batch.number, has_items) {
+                    Arrival::Next => return Opening::Take,
+                    Arrival::Old => return Opening::Ignore,
+                    Arrival::Hole => {}
+                }
+            }
+        }
+        let left = self.forget(gateway);
+        if addressed && batch.number == 1 && has_items {
+            let mut inward = Inward::default();
+            inward.on_batch(1, true);
+            let link = Link {
+                link: batch.link,
+                inward,
+                outward: Outward::default(),
+                heard_ms: now_ms,
+                items: VecDeque::new(),
+                is_dirty: false,
+                rooms: HashSet::new(),
+            };
+            self.links.insert(gateway, link);
+            return Opening::New { left };
+        }
+        let unknown = DownBatch { version: link::VERSION, generation: self.generation, link: batch.link, number: 0, items: vec![] };
+        self.bare.push_back((gateway, unknown));
+        Opening::Broken { left }
+    }
+
+    /// Notes a route; false if the link is not the gateway's current one.
+    pub(super) fn attach(&mut self, gateway: GatewayId, number: u64, room: &RoomName) -> bool {
+        let Some(link) = self.links.get_mut(&gateway).filter(|link| link.link == number) else { return false };
+        link.rooms.insert(room.clone());
+        true
+    }
+
+    pub(super) fn detach(&mut self, gateway: GatewayId, number: u64, room: &RoomName) {
+        if let Some(link) = self.links.get_mut(&gateway).filter(|link| link.link == number) {
+            link.rooms.remove(room);
+        }
+    }
+
+    /// Answers a request, if the link that it came on still stands.
+    pub(super) fn send(&mut self, to: Asker, item: down::Item) {
+        if self.links.get(&to.gateway).is_some_and(|link| link.link == to.link) {
+            self.send_to(to.gateway, item);
+        }
+    }
+
+    /// Says something to a gateway.
+    pub(super) fn send_to(&mut self, gateway: GatewayId, item: down::Item) {
+        let Some(link) = self.links.get_mut(&gateway) else { return };
+        link.items.push_back(Down { item: Some(item) });
+        if !std::mem::replace(&mut link.is_dirty, true) {
+            self.dirty.push_back(gateway);
+        }
+    }
+
+    /// The next batch to send.
+    pub(super) fn poll_batch(&mut self, now_ms: u64) -> Option<(GatewayId, DownBatch)> {
+        if let Some(bare) = self.bare.pop_front() {
+            return Some(bare);
+        }
+        let gateway = self.dirty.pop_front()?;
+        // A link that was forgotten while dirty has nothing to say any more.
+        let Some(link) = self.links.get_mut(&gateway).filter(|link| link.is_dirty) else { return self.poll_batch(now_ms) };
+        let mut bytes = 0;
+        let mut items = Vec::with_capacity(link.items.len());
+        while let Some(item) = link.items.front() {
+            bytes += item.encoded_len();
+            if bytes > BATCH_BYTES && !items.is_empty() {
+                break;
+            }
+            items.extend(link.items.pop_front());
+        }
+        link.is_dirty = !link.items.is_empty();
+        if link.is_dirty {
+            self.dirty.push_front(gateway);
+        }
+        let number = link.outward.next(now_ms);
+        Some((gateway, DownBatch { version: link::VERSION, generation: self.generation, link: link.link, number, items }))
+    }
+
+    /// Heartbeats; and the gateways that were silent for too long, with their rooms.
+    pub(super) fn on_tick(&mut self, now_ms: u64) -> Vec<(GatewayId, Vec<RoomName>)> {
+        let silent: Vec<GatewayId> = self
+            .links
+            .iter()
+            .filter(|(_, link)| now_ms.saturating_sub(link.heard_ms) >= FORGET_MS)
+            .map(|(gateway, _)| *gateway)
+            .collect();
+        for (gateway, link) in &mut self.links {
+            if !link.is_dirty
+                && let Some(number) = link.outward.heartbeat(now_ms)
+            {
+                let batch = DownBatch { version: link::VERSION, generation: self.generation, link: link.link, number, items: vec![] };
+                self.bare.push_back((*gateway, batch));
+            }
+        }
+        silent.into_iter().map(|gateway| (gateway, self.forget(gateway))).collect()
+    }
+
+    fn forget(&mut self, gateway: GatewayId) -> Vec<RoomName> {
+        self.links.remove(&gateway).map(|link| link.rooms.into_iter().collect()).unwrap_or_default()
+    }
+}

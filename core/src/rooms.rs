@@ -1,0 +1,530 @@
+//! The rooms of one gateway shard: who is a member, where each room stands, what is asked of the owners. Messages come
+//! in over the links in offset order and go to every member that is live; a member that resumes holds a position and
+//! is fed pages until it stands at the head. Knows no socket and no encoding: those are behind [`Doors`].
+//!
+//! ```text
+//!   join ─▶ (attach ─▶ attached) ─▶ joined ─▶ live
+//!                                 ╰▶ read ─▶ page ─▶ joined, messages ─▶ read ─▶ … ─▶ live
+//!   publish ─▶ pending ─▶ published ─▶ ack
+//! ```
+//!
+//! Two facts carry everything here. A page is answered on the link in order with the deliveries, so the head in it is the
+//! head that the room has here. And a link that breaks is opened anew with all that is still unanswered, so nothing is ever
+//! repaired twice.
+
+mod joining;
+mod owner;
+mod receiving;
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use carillon_proto::{
+    codes::ErrorCode,
+    frame::{JoinOptions, Outgoing, ServerFrame, Span},
+    ids::{Epoch, GatewayId, Offset, PARTITIONS, PartitionId, RoomName, fnv1a32},
+    link::{Attach, Detach, Publish, Read, UpBatch, read, up},
+};
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::{
+    Now,
+    grants::{MayJoin, MayPublish, MayRead},
+};
+use owner::{Owner, Pending};
+
+/// One connection of this gateway: a place, and which of its tenants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Conn {
+    /// The place, used again after a connection ends.
+    pub index: u32,
+    /// Counts the tenants, so that an answer for one that left finds nobody.
+    pub life: u32,
+}
+
+/// The connections, as rooms see them. Nothing here may call back into [`Rooms`]: what a frame sets off (an outbox
+/// that overflows, say) is for the driver to do afterwards.
+pub trait Doors {
+    /// A message in every door's encoding, each made when the first member needs it.
+    type Shared: Default;
+
+    /// A message for a member; `shared` is the same for all members of the room.
+    fn message(&mut self, to: Conn, message: &Outgoing<'_>, shared: &mut Self::Shared);
+
+    /// Any other frame.
+    fn frame(&mut self, to: Conn, frame: &ServerFrame<'_>);
+
+    /// The personal room is attached: the connection may begin.
+    fn welcome(&mut self, to: Conn, personal: &RoomName, head: Offset, epoch: &Epoch);
+
+    /// The user and the client id of a connection.
+    fn identity(&self, of: Conn) -> (&str, &str);
+
+    /// Bytes in the connection's outbox: pages go out as it drains.
+    fn outbox_bytes(&self, of: Conn) -> usize;
+}
+
+/// The limits that rooms keep, all of them settings.
+#[derive(Debug, Clone)]
+pub struct RoomLimits {
+    /// Rooms per connection, the personal one not counted.
+    pub rooms_per_connection: usize,
+    /// Messages per page of a resume, and the most that `last` gives.
+    pub replay_messages: u32,
+    /// A member that catches up is fed while its outbox holds less than this.
+    pub replay_outbox_bytes: usize,
+    /// How long a publish is repeated before its outcome is called unknown.
+    pub publish_timeout_ms: u64,
+    /// How long a join or a read may wait for the owner.
+    pub request_timeout_ms: u64,
+    /// Publishes per partition that wait for their answer.
+    pub pending_publishes: usize,
+    /// Bytes of payload per partition that wait for their answer.
+    pub pending_bytes: usize,
+}
+
+impl Default for RoomLimits {
+    fn default() -> Self {
+        Self {
+            rooms_per_connection: 256,
+            replay_messages: 1000,
+            replay_outbox_bytes: 256 * 1024,
+            publish_timeout_ms: 15_000,
+            request_timeout_ms: 10_000,
+            pending_publishes: 8192,
+            pending_bytes: 32 * 1024 * 1024,
+        }
+    }
+}
+
+/// What happened, for metrics; only ever counts up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RoomCounts {
+    /// Stored and ephemeral messages that came in over the links.
+    pub deliveries_in: u64,
+    /// Messages that members were sent, replays included.
+    pub deliveries_out: u64,
+    /// Rooms attached, the repeats of a repair included.
+    pub attaches: u64,
+    /// Links that broke and were opened anew.
+    pub repairs: u64,
+    /// Publishes sent to owners, repeats not counted.
+    pub publishes: u64,
+}
+
+/// A publish as the door hands it over.
+#[derive(Debug)]
+pub struct Publishing<'a> {
+    /// JSON text.
+    pub payload: &'a str,
+    /// Idempotency key.
+    pub key: Option<&'a str>,
+    /// Send it to the sender too.
+    pub echo: bool,
+    /// Do not store it.
+    pub ephemeral: bool,
+    /// The client's `ref`, JSON text: without one there is no `ack`.
+    pub reference: Option<&'a str>,
+    /// W3C trace context, `""` for none.
+    pub traceparent: &'a str,
+}
+
+/// All rooms of one gateway shard.
+#[derive(Debug)]
+pub struct Rooms {
+    gateway: GatewayId,
+    limits: RoomLimits,
+    names: HashMap<RoomName, RoomKey>,
+    rooms: Slab<Room>,
+    /// By the index of [`Conn`].
+    conns: Slab<Memberships>,
+    owners: [Owner; PARTITIONS as usize],
+    reads: HashMap<u64, Reading>,
+    catch_ups: HashMap<(RoomKey, u32), CatchUp>,
+    next_read: u64,
+    next_publish: u64,
+    /// Joins and reads that may wait until then, in order: they all wait equally long.
+    deadlines: VecDeque<(u64, Waiting)>,
+    /// Catch-ups whose read failed, and rooms whose attach failed, to be tried again at the next tick.
+    retries: Vec<(RoomName, Option<Conn>)>,
+    counts: RoomCounts,
+}
+
+type RoomKey = u32;
+
+#[derive(Debug)]
+struct Room {
+    name: RoomName,
+    /// Deliveries come in, from `last` on; before that, an attach is under way.
+    is_attached: bool,
+    /// `last` and `epoch` are what members were shown: an attach goes on from there.
+    is_known: bool,
+    last: Offset,
+    epoch: Epoch,
+    members: SmallVec<[Member; 1]>,
+    /// What members asked for while the room, or an earlier wish of theirs, was not ready.
+    wishes: Vec<(Conn, Wish)>,
+}
+
+/// 16 bytes; a room of a thousand walks a thousand of them per message.
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    conn: Conn,
+    /// Of user and client id: most messages can be told from a member's own without looking further.
+    identity: u32,
+    is_live: bool,
+    echo: bool,
+}
+
+#[derive(Debug)]
+enum Wish {
+    Join { options: JoinOptions, reference: Option<Box<str>>, is_personal: bool },
+    Leave { reference: Option<Box<str>> },
+}
+
+/// A member that is not live yet.
+#[derive(Debug)]
+struct CatchUp {
+    /// What it has been sent.
+    position: Offset,
+    /// The answer to its join, which comes before its messages.
+    owed: Option<Owed>,
+    /// The page that was asked for; 0: none, its outbox has to drain first.
+    read: u64,
+    /// It asked for the newest few: what retention took of them is no loss.
+    is_lenient: bool,
+}
+
+#[derive(Debug)]
+struct Owed {
+    reference: Option<Box<str>>,
+    recovered: bool,
+    reason: Option<&'static str>,
+    /// The `last` of the join, should `since` turn out to be trimmed.
+    last: u32,
+    is_personal: bool,
+}
+
+#[derive(Debug)]
+enum Reading {
+    CatchUp { conn: Conn },
+    History { conn: Conn, reference: Option<Box<str>>, read: Read },
+}
+
+#[derive(Debug)]
+enum Waiting {
+    Join(RoomName, Conn),
+    Read(u64),
+}
+
+#[derive(Debug, Default)]
+struct Memberships {
+    life: u32,
+    joined: SmallVec<[Joined; 2]>,
+}
+
+/// A room of a connection, and its place among the room's members.
+#[derive(Debug, Clone, Copy)]
+struct Joined {
+    room: RoomKey,
+    /// [`NOT_YET`] while its first join waits.
+    place: u32,
+}
+
+const NOT_YET: u32 = u32::MAX;
+
+impl Rooms {
+    /// No rooms yet, for one life of one gateway shard.
+    pub fn new(gateway: GatewayId, limits: RoomLimits) -> Self {
+        Self {
+            gateway,
+            limits,
+            names: HashMap::new(),
+            rooms: Slab::new(),
+            conns: Slab::new(),
+            owners: std::array::from_fn(|_| Owner::default()),
+            reads: HashMap::new(),
+            catch_ups: HashMap::new(),
+            next_read: 0,
+            next_publish: 0,
+            deadlines: VecDeque::new(),
+            retries: Vec::new(),
+            counts: RoomCounts::default(),
+        }
+    }
+
+    /// A connection begins. It becomes a member of its personal room, and [`Doors::welcome`] tells when.
+    pub fn connect(&mut self, life: u32, personal: MayJoin, now: Now, doors: &mut impl Doors) -> Conn {
+        let index = self.conns.insert(Memberships { life, ..Memberships::default() }) as u32;
+        let conn = Conn { index, life };
+        let wish = Wish::Join { options: JoinOptions::default(), reference: None, is_personal: true };
+        self.wish(conn, personal.room(), wish, now, doors);
+        conn
+    }
+
+    /// The index that [`Self::connect`] will give next.
+    pub fn next_index(&self) -> u32 {
+        self.conns.vacant_key() as u32
+    }
+
+    /// A connection ended.
+    pub fn disconnect(&mut self, conn: Conn, now: Now) {
+        if !self.is_here(conn) {
+            return;
+        }
+        let memberships = self.conns.remove(conn.index as usize);
+        for joined in memberships.joined {
+            self.remove_member(conn, joined, now);
+        }
+    }
+
+    /// A client wants to be a member, or to be one in another way.
+    pub fn join(
+        &mut self,
+        conn: Conn,
+        permit: &MayJoin,
+        options: JoinOptions,
+        reference: Option<&str>,
+        now: Now,
+        doors: &mut impl Doors,
+    ) {
+        let room = permit.room();
+        let count = self.conns[conn.index as usize].joined.len();
+        // The personal room is one of them.
+        if self.joined(conn, room).is_none() && count > self.limits.rooms_per_connection {
+            let message = "leave a room before joining another one";
+            return error(doors, conn, ErrorCode::TooManyRooms, message, reference, Some(room));
+        }
+        let wish = Wish::Join { options, reference: reference.map(Box::from), is_personal: false };
+        self.wish(conn, room, wish, now, doors);
+    }
+
+    /// A client does not want to be a member any more.
+    pub fn leave(&mut self, conn: Conn, room: &RoomName, reference: Option<&str>, now: Now, doors: &mut impl Doors) {
+        if self.joined(conn, room).is_none() {
+            return error(doors, conn, ErrorCode::NotJoined, "not a member of this room", reference, Some(room));
+        }
+        self.wish(conn, room, Wish::Leave { reference: reference.map(Box::from) }, now, doors);
+    }
+
+    /// The names of the rooms that a connection is in.
+    pub fn rooms_of(&self, conn: Conn) -> impl Iterator<Item = &RoomName> {
+        let joined = self.conns.get(conn.index as usize).filter(|it| it.life == conn.life).into_iter();
+        joined.flat_map(|it| it.joined.iter()).map(|joined| &self.rooms[joined.room as usize].name)
+    }
+
+    /// A client says something.
+    pub fn publish(&mut self, conn: Conn, permit: &MayPublish, said: &Publishing<'_>, now: Now, doors: &mut impl Doors) {
+        let room = permit.room();
+        let owner = &mut self.owners[room.partition().index()];
+        if owner.pending.len() >= self.limits.pending_publishes
+            || owner.pending_bytes + said.payload.len() > self.limits.pending_bytes
+        {
+            let message = "too many messages are under way";
+            return retry_later(doors, conn, message, said.reference, Some(room), 1000);
+        }
+        self.next_publish += 1;
+        let (user, client) = doors.identity(conn);
+        let publish = Publish {
+            publish: self.next_publish,
+            room: room.as_str().to_owned(),
+            payload: Bytes::copy_from_slice(said.payload.as_bytes()),
+            user: user.to_owned(),
+            client: client.to_owned(),
+            echo: said.echo,
+            ephemeral: said.ephemeral,
+            key: said.key.unwrap_or_default().to_owned(),
+            traceparent: said.traceparent.to_owned(),
+        };
+        self.counts.publishes += 1;
+        // An ephemeral message that nobody waits for leaves nothing behind.
+        if !said.ephemeral || said.reference.is_some() {
+            owner.pending_bytes += publish.payload.len();
+            owner.pending.push_back(Pending {
+                publish: publish.clone(),
+                conn,
+                reference: said.reference.map(Box::from),
+                room: room.clone(),
+                deadline_ms: now.mono_ms + self.limits.publish_timeout_ms,
+            });
+        }
+        owner.queue(up::Item::Publish(publish), now.mono_ms);
+    }
+
+    /// A client wants to read what is stored.
+    pub fn history(&mut self, conn: Conn, permit: &MayRead, span: Span, limit: u32, reference: Option<&str>, now: Now) {
+        let span = match span {
+            Span::After(offset) => read::Span::After(offset),
+            Span::Before(offset) => read::Span::Before(offset),
+            Span::Newest => read::Span::Before(u64::MAX),
+        };
+        let read = self.new_read(permit.room(), span, limit);
+        self.deadlines.push_back((now.mono_ms + self.limits.request_timeout_ms, Waiting::Read(read.read)));
+        self.owner(permit.room()).queue(up::Item::Read(read.clone()), now.mono_ms);
+        self.reads.insert(read.read, Reading::History { conn, reference: reference.map(Box::from), read });
+    }
+
+    /// A connection's outbox has room again.
+    pub fn on_drained(&mut self, conn: Conn, now: Now) {
+        let Some(memberships) = self.conns.get(conn.index as usize).filter(|it| it.life == conn.life) else { return };
+        if self.catch_ups.is_empty() {
+            return;
+        }
+        let rooms: SmallVec<[RoomKey; 4]> = memberships.joined.iter().map(|joined| joined.room).collect();
+        for room in rooms {
+            if self.is_waiting_to_read(room, conn) {
+                self.read_on(room, conn, now);
+            }
+        }
+    }
+
+    /// Time passed: heartbeats, silent owners, what waited too long.
+    pub fn on_tick(&mut self, now: Now, doors: &mut impl Doors) {
+        for partition in PartitionId::all() {
+            while let Some(late) = self.owners[partition.index()].pop_late(now.mono_ms) {
+                if self.is_here(late.conn) {
+                    doors.frame(
+                        late.conn,
+                        &ServerFrame::Error {
+                            code: ErrorCode::Unavailable,
+                            message: "no answer in time; the message may or may not be stored",
+                            reference: late.reference.as_deref(),
+                            room: Some(&late.room),
+                            retry_after_ms: Some(1000),
+                            outcome_unknown: !late.publish.ephemeral,
+                        },
+                    );
+                }
+            }
+            if self.owners[partition.index()].is_silent(now.mono_ms) {
+                self.reopen(partition, now, doors);
+            }
+        }
+        for (room, conn) in std::mem::take(&mut self.retries) {
+            match (self.names.get(&room).copied(), conn) {
+                (Some(key), None) if !self.rooms[key as usize].is_attached => self.ask_attach(key, now),
+                (Some(key), Some(conn)) if self.is_here(conn) && self.is_waiting_to_read(key, conn) => self.read_on(key, conn, now),
+                _ => {}
+            }
+        }
+        while self.deadlines.front().is_some_and(|(deadline, _)| *deadline <= now.mono_ms) {
+            let (_, waiting) = self.deadlines.pop_front().expect("there is a front");
+            self.on_deadline(waiting, now, doors);
+        }
+    }
+
+    /// The next batch for an owner. Call until `None` after every input, or after several.
+    pub fn poll_batch(&mut self, now: Now) -> Option<(PartitionId, UpBatch)> {
+        PartitionId::all().find_map(|partition| {
+            let batch = self.owners[partition.index()].poll_batch(self.gateway, self.next_publish, now.mono_ms)?;
+            Some((partition, batch))
+        })
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> RoomCounts {
+        self.counts
+    }
+
+    /// Rooms with members here.
+    pub fn len(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// Whether no room has a member here.
+    pub fn is_empty(&self) -> bool {
+        self.rooms.is_empty()
+    }
+
+    fn is_here(&self, conn: Conn) -> bool {
+        self.conns.get(conn.index as usize).is_some_and(|memberships| memberships.life == conn.life)
+    }
+
+    fn is_waiting_to_read(&self, room: RoomKey, conn: Conn) -> bool {
+        self.catch_ups.get(&(room, conn.index)).is_some_and(|catch_up| catch_up.read == 0)
+    }
+
+    fn owner(&mut self, room: &RoomName) -> &mut Owner {
+        &mut self.owners[room.partition().index()]
+    }
+
+    fn joined(&self, conn: Conn, room: &RoomName) -> Option<Joined> {
+        let key = self.names.get(room)?;
+        self.conns.get(conn.index as usize)?.joined.iter().find(|joined| joined.room == *key).copied()
+    }
+
+    fn new_read(&mut self, room: &RoomName, span: read::Span, limit: u32) -> Read {
+        self.next_read += 1;
+        Read { read: self.next_read, room: room.as_str().to_owned(), span: Some(span), limit }
+    }
+
+    fn ask_attach(&mut self, key: RoomKey, now: Now) {
+        let room = &self.rooms[key as usize];
+        let attach = Attach {
+            room: room.name.as_str().to_owned(),
+            since: room.is_known.then_some(room.last),
+            epoch: room.epoch.as_str().to_owned(),
+        };
+        let name = room.name.clone();
+        self.counts.attaches += 1;
+        self.owner(&name).queue(up::Item::Attach(attach), now.mono_ms);
+    }
+
+    /// Takes a connection out of a room with all that it wanted there, and the room out of the gateway with its last member.
+    fn remove_member(&mut self, conn: Conn, joined: Joined, now: Now) {
+        self.rooms[joined.room as usize].wishes.retain(|(wisher, _)| *wisher != conn);
+        self.unseat(conn, joined);
+        self.drop_if_empty(joined.room, now);
+    }
+
+    /// Takes a member's place away. The last member moves into it, so that this costs the same in a room of any size.
+    fn unseat(&mut self, conn: Conn, joined: Joined) {
+        self.catch_ups.remove(&(joined.room, conn.index));
+        if joined.place == NOT_YET {
+            return;
+        }
+        let room = &mut self.rooms[joined.room as usize];
+        room.members.swap_remove(joined.place as usize);
+        if let Some(moved) = room.members.get(joined.place as usize) {
+            let entries = &mut self.conns[moved.conn.index as usize].joined;
+            let entry = entries.iter_mut().find(|entry| entry.room == joined.room);
+            entry.expect("a member has its room in its list").place = joined.place;
+        }
+    }
+
+    fn drop_if_empty(&mut self, key: RoomKey, now: Now) {
+        let room = &self.rooms[key as usize];
+        if room.members.is_empty() && room.wishes.is_empty() {
+            let room = self.rooms.remove(key as usize);
+            self.names.remove(&room.name);
+            let detach = Detach { room: room.name.as_str().to_owned() };
+            self.owner(&room.name).queue(up::Item::Detach(detach), now.mono_ms);
+        }
+    }
+}
+
+fn identity_hash(user: &str, client: &str) -> u32 {
+    fnv1a32(user.as_bytes()).rotate_left(16) ^ fnv1a32(client.as_bytes())
+}
+
+fn error(doors: &mut impl Doors, to: Conn, code: ErrorCode, message: &str, reference: Option<&str>, room: Option<&RoomName>) {
+    doors.frame(to, &ServerFrame::Error { code, message, reference, room, retry_after_ms: None, outcome_unknown: false });
+}
+
+fn retry_later(doors: &mut impl Doors, to: Conn, message: &str, reference: Option<&str>, room: Option<&RoomName>, ms: u32) {
+    doors.frame(
+        to,
+        &ServerFrame::Error {
+            code: ErrorCode::Unavailable,
+            message,
+            reference,
+            room,
+            retry_after_ms: Some(ms),
+            outcome_unknown: false,
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,350 @@
+//! Becoming a member, and catching up until live. A room answers the wishes of one connection in their order: what
+//! can't be answered yet waits in the room.
+
+use carillon_proto::{
+    codes::ErrorCode,
+    frame::{JoinOptions, ServerFrame},
+    ids::{Epoch, Offset, RoomName},
+    link::{Message, Page, read, up},
+};
+use smallvec::SmallVec;
+
+use super::{
+    CatchUp, Conn, Doors, Joined, Member, NOT_YET, Owed, Reading, Room, RoomKey, Rooms, Waiting, Wish, identity_hash,
+    receiving::outgoing, retry_later,
+};
+use crate::Now;
+
+impl Rooms {
+    /// Notes what a connection wants of a room, and does it if it can be done now.
+    pub(super) fn wish(&mut self, conn: Conn, name: &RoomName, wish: Wish, now: Now, doors: &mut impl Doors) {
+        let key = match self.names.get(name) {
+            Some(key) => *key,
+            None => {
+                let room = Room {
+                    name: name.clone(),
+                    is_attached: false,
+                    is_known: false,
+                    last: 0,
+                    epoch: Epoch::none(),
+                    members: SmallVec::new(),
+                    wishes: Vec::new(),
+                };
+                let key = self.rooms.insert(room) as RoomKey;
+                self.names.insert(name.clone(), key);
+                self.ask_attach(key, now);
+                key
+            }
+        };
+        let joined = &mut self.conns[conn.index as usize].joined;
+        if !joined.iter().any(|joined| joined.room == key) {
+            joined.push(Joined { room: key, place: NOT_YET });
+        }
+        self.rooms[key as usize].wishes.push((conn, wish));
+        self.grant_wishes(key, now, doors);
+        if self.rooms.get(key as usize).is_some_and(|room| room.wishes.iter().any(|(wisher, _)| *wisher == conn)) {
+            self.deadlines.push_back((now.mono_ms + self.limits.request_timeout_ms, Waiting::Join(name.clone(), conn)));
+        }
+    }
+
+    /// Does what can be done of a room's wishes, in order per connection.
+    pub(super) fn grant_wishes(&mut self, key: RoomKey, now: Now, doors: &mut impl Doors) {
+        if !self.rooms[key as usize].is_attached || self.rooms[key as usize].wishes.is_empty() {
+            return;
+        }
+        let mut held: Vec<(Conn, Wish)> = Vec::new();
+        for (conn, wish) in std::mem::take(&mut self.rooms[key as usize].wishes) {
+            let owed = self.catch_ups.get(&(key, conn.index)).is_some_and(|catch_up| catch_up.owed.is_some());
+            if owed || held.iter().any(|(holder, _)| *holder == conn) {
+                held.push((conn, wish));
+                continue;
+            }
+            match wish {
+                Wish::Join { options, reference, is_personal } => self.start(key, conn, &options, reference, is_personal, now, doors),
+                Wish::Leave { reference } => {
+                    let name = self.rooms[key as usize].name.clone();
+                    let joined = &mut self.conns[conn.index as usize].joined;
+                    // A wish to leave behind a wish to leave finds nothing to do.
+                    if let Some(index) = joined.iter().position(|joined| joined.room == key) {
+                        let joined = joined.remove(index);
+                        // The room must outlive the loop: it is dropped below.
+                        self.unseat(conn, joined);
+                    }
+                    doors.frame(conn, &ServerFrame::Left { room: &name, reference: reference.as_deref() });
+                }
+            }
+        }
+        self.rooms[key as usize].wishes.extend(held);
+        self.drop_if_empty(key, now);
+    }
+
+    #[allow(clippy::too_many_arguments)] // One join, taken apart by the only caller.
+    fn start(
+        &mut self,
+        key: RoomKey,
+        conn: Conn,
+        options: &JoinOptions,
+        reference: Option<Box<str>>,
+        is_personal: bool,
+        now: Now,
+        doors: &mut impl Doors,
+    ) {
+        self.catch_ups.remove(&(key, conn.index));
+        self.seat(key, conn, options, doors);
+        let room = &self.rooms[key as usize];
+        let other_epoch = options.epoch.as_deref().is_some_and(|epoch| epoch != room.epoch.as_str());
+        let last = options.last.unwrap_or(0).min(self.limits.replay_messages);
+        let newest = room.last.saturating_sub(u64::from(last));
+        let (position, recovered) = match options.since {
+            None => (newest, true),
+            // Nothing seen yet: any life of the room will do, if it is whole.
+            Some(0) => (0, true),
+            Some(since) if since > room.last || other_epoch => (newest, false),
+            Some(since) => (since, true),
+        };
+        let owed = Owed { reference, recovered, reason: (!recovered).then_some("epoch"), last, is_personal };
+        if position == room.last {
+            self.answer(key, conn, &owed, doors);
+            return self.set_live(key, conn);
+        }
+        let is_lenient = options.since.is_none() || !recovered;
+        self.catch_ups.insert((key, conn.index), CatchUp { position, owed: Some(owed), read: 0, is_lenient });
+        let name = self.rooms[key as usize].name.clone();
+        self.deadlines.push_back((now.mono_ms + self.limits.request_timeout_ms, Waiting::Join(name, conn)));
+        self.read_on(key, conn, now);
+    }
+
+    /// Gives a connection its place among the members, or the place that it has other options.
+    fn seat(&mut self, key: RoomKey, conn: Conn, options: &JoinOptions, doors: &impl Doors) {
+        let room = &mut self.rooms[key as usize];
+        let entries = &mut self.conns[conn.index as usize].joined;
+        let index = entries.iter().position(|joined| joined.room == key).unwrap_or_else(|| {
+            // It left between two joins that waited together.
+            entries.push(Joined { room: key, place: NOT_YET });
+            entries.len() - 1
+        });
+        let joined = &mut entries[index];
+        let (user, client) = doors.identity(conn);
+        let member = Member { conn, identity: identity_hash(user, client), is_live: false, echo: options.echo };
+        if joined.place == NOT_YET {
+            joined.place = room.members.len() as u32;
+            room.members.push(member);
+        } else {
+            room.members[joined.place as usize] = member;
+        }
+    }
+
+    fn answer(&self, key: RoomKey, conn: Conn, owed: &Owed, doors: &mut impl Doors) {
+        let room = &self.rooms[key as usize];
+        if owed.is_personal {
+            return doors.welcome(conn, &room.name, room.last, &room.epoch);
+        }
+        let joined = ServerFrame::Joined {
+            room: &room.name,
+            reference: owed.reference.as_deref(),
+            offset: room.last,
+            epoch: &room.epoch,
+            recovered: owed.recovered,
+            reason: owed.reason,
+        };
+        doors.frame(conn, &joined);
+    }
+
+    pub(super) fn set_live(&mut self, key: RoomKey, conn: Conn) {
+        let joined = self.conns[conn.index as usize].joined.iter().find(|joined| joined.room == key).copied();
+        if let Some(joined) = joined.filter(|joined| joined.place != NOT_YET) {
+            self.rooms[key as usize].members[joined.place as usize].is_live = true;
+        }
+    }
+
+    /// Asks for the next page of a member that catches up.
+    pub(super) fn read_on(&mut self, key: RoomKey, conn: Conn, now: Now) {
+        let name = self.rooms[key as usize].name.clone();
+        let position = self.catch_ups[&(key, conn.index)].position;
+        let read = self.new_read(&name, read::Span::After(position), self.limits.replay_messages);
+        self.catch_ups.get_mut(&(key, conn.index)).expect("found above").read = read.read;
+        // A room that is being attached anew asks once it is.
+        if self.rooms[key as usize].is_attached {
+            self.reads.insert(read.read, Reading::CatchUp { conn });
+            return self.owner(&name).queue(up::Item::Read(read), now.mono_ms);
+        }
+        self.reads.insert(read.read, Reading::CatchUp { conn });
+    }
+
+    /// A page for a member that catches up.
+    pub(super) fn on_replay(&mut self, conn: Conn, page: &Page, now: Now, doors: &mut impl Doors) {
+        let Some(key) = self.names.get(page.room.as_str()).copied().filter(|_| self.is_here(conn)) else { return };
+        let Some(mut catch_up) = self.catch_ups.remove(&(key, conn.index)) else { return };
+        if catch_up.read != page.read {
+            // Another join took its place.
+            self.catch_ups.insert((key, conn.index), catch_up);
+            return;
+        }
+        let head = self.rooms[key as usize].last;
+        let trimmed = page.first > catch_up.position + 1 && catch_up.position < head;
+        if trimmed && !catch_up.is_lenient {
+            let mut owed = catch_up.owed.take().unwrap_or(Owed { reference: None, recovered: false, reason: None, last: 0, is_personal: false });
+            (owed.recovered, owed.reason) = (false, Some("trimmed"));
+            catch_up.position = head.saturating_sub(u64::from(owed.last)).max((page.first - 1).min(head));
+            catch_up.is_lenient = true;
+            self.answer(key, conn, &owed, doors);
+        } else if let Some(owed) = catch_up.owed.take() {
+            self.answer(key, conn, &owed, doors);
+        }
+        if trimmed {
+            catch_up.position = catch_up.position.max((page.first - 1).min(head));
+        }
+        self.replay(key, conn, &mut catch_up, &page.messages, doors);
+        if catch_up.position >= head {
+            self.set_live(key, conn);
+        } else {
+            catch_up.read = 0;
+            self.catch_ups.insert((key, conn.index), catch_up);
+            if doors.outbox_bytes(conn) < self.limits.replay_outbox_bytes {
+                self.read_on(key, conn, now);
+            }
+        }
+        self.grant_wishes(key, now, doors);
+    }
+
+    fn replay(&mut self, key: RoomKey, conn: Conn, catch_up: &mut CatchUp, messages: &[Message], doors: &mut impl Doors) {
+        let room = &self.rooms[key as usize];
+        let place = self.conns[conn.index as usize].joined.iter().find(|joined| joined.room == key).map(|joined| joined.place);
+        let Some(member) = place.and_then(|place| room.members.get(place as usize)).copied() else { return };
+        for message in messages {
+            // A page that starts above the position (the newest few of a trimmed room) is asked for anew.
+            if message.offset != catch_up.position + 1 {
+                continue;
+            }
+            let Some(out) = outgoing(message) else { continue };
+            catch_up.position = message.offset;
+            if member.is_own(message, doors) {
+                let key = (!message.key.is_empty()).then_some(message.key.as_str());
+                doors.frame(conn, &ServerFrame::Own { room: out.room, offset: out.offset, id: out.id, ts: out.ts, key });
+            } else {
+                self.counts.deliveries_out += 1;
+                doors.message(conn, &out, &mut Default::default());
+            }
+        }
+    }
+
+    /// The room has another life than the one that these members know: they are told, and go on from its head.
+    pub(super) fn restart_members(&mut self, key: RoomKey, live_ones_too: bool, doors: &mut impl Doors) {
+        let room = &self.rooms[key as usize];
+        let (name, last, epoch): (RoomName, Offset, Epoch) = (room.name.clone(), room.last, room.epoch.clone());
+        let concerned = room.members.iter().filter(|member| live_ones_too || !member.is_live);
+        let members: Vec<Conn> = concerned.map(|member| member.conn).collect();
+        for conn in members {
+            let catch_up = self.catch_ups.remove(&(key, conn.index));
+            let owed = catch_up.and_then(|catch_up| catch_up.owed);
+            let joined = ServerFrame::Joined {
+                room: &name,
+                reference: owed.as_ref().and_then(|owed| owed.reference.as_deref()),
+                offset: last,
+                epoch: &epoch,
+                recovered: false,
+                reason: Some("epoch"),
+            };
+            doors.frame(conn, &joined);
+            self.set_live(key, conn);
+        }
+    }
+
+    /// Live members missed more than the owner has at hand: each reads on from where it stands.
+    pub(super) fn members_fell_behind(&mut self, key: RoomKey, position: Offset, now: Now) {
+        let room = &mut self.rooms[key as usize];
+        let mut behind = Vec::new();
+        for member in room.members.iter_mut().filter(|member| member.is_live) {
+            member.is_live = false;
+            behind.push(member.conn);
+        }
+        for conn in behind {
+            self.catch_ups.insert((key, conn.index), CatchUp { position, owed: None, read: 0, is_lenient: false });
+            self.read_on(key, conn, now);
+        }
+    }
+
+    /// The link that carried these members' reads has broken: they are asked on the new one.
+    pub(super) fn reread(&mut self, key: RoomKey, now: Now) {
+        let room = &self.rooms[key as usize];
+        let reading = room.members.iter().filter(|member| !member.is_live).map(|member| member.conn);
+        for conn in reading.collect::<Vec<_>>() {
+            let read = self.catch_ups.get(&(key, conn.index)).map_or(0, |catch_up| catch_up.read);
+            if self.reads.remove(&read).is_some() {
+                self.read_on(key, conn, now);
+            }
+        }
+    }
+
+    /// A join or a read waited too long.
+    pub(super) fn on_deadline(&mut self, waiting: Waiting, now: Now, doors: &mut impl Doors) {
+        match waiting {
+            Waiting::Read(read) => {
+                if let Some(Reading::History { conn, reference, read }) = self.reads.remove(&read)
+                    && self.is_here(conn)
+                {
+                    let room = RoomName::parse(&read.room).ok();
+                    retry_later(doors, conn, "no answer in time", reference.as_deref(), room.as_ref(), 1000);
+                }
+            }
+            Waiting::Join(name, conn) => {
+                let Some(joined) = self.joined(conn, &name).filter(|_| self.is_here(conn)) else { return };
+                let key = joined.room;
+                let owes = self.catch_ups.get(&(key, conn.index)).is_some_and(|catch_up| catch_up.owed.is_some());
+                let wishes = self.rooms[key as usize].wishes.iter().any(|(wisher, _)| *wisher == conn);
+                if !owes && !wishes {
+                    return;
+                }
+                self.give_up_joins(key, conn, now, doors);
+            }
+        }
+    }
+
+    /// Tells a connection that what it wants of a room can't be had now, and takes it out: a member that is not shown the
+    /// room's messages must not believe that it is one.
+    pub(super) fn give_up_joins(&mut self, key: RoomKey, conn: Conn, now: Now, doors: &mut impl Doors) {
+        let name = self.rooms[key as usize].name.clone();
+        let owed = self.catch_ups.remove(&(key, conn.index)).and_then(|catch_up| catch_up.owed);
+        let mut references = Vec::new();
+        references.extend(owed.filter(|owed| !owed.is_personal).map(|owed| owed.reference));
+        let wishes = &mut self.rooms[key as usize].wishes;
+        for (_, wish) in wishes.extract_if(.., |(wisher, _)| *wisher == conn) {
+            match wish {
+                Wish::Join { reference, is_personal: false, .. } | Wish::Leave { reference } => references.push(reference),
+                // The gateway closes a connection that could not begin.
+                Wish::Join { .. } => {}
+            }
+        }
+        for reference in references {
+            retry_later(doors, conn, "the room can't be reached now", reference.as_deref(), Some(&name), 1000);
+        }
+        let joined = &mut self.conns[conn.index as usize].joined;
+        if let Some(index) = joined.iter().position(|joined| joined.room == key) {
+            let joined = joined.remove(index);
+            if joined.place != NOT_YET {
+                doors.frame(conn, &ServerFrame::Left { room: &name, reference: None });
+            }
+            self.remove_member(conn, joined, now);
+        }
+    }
+
+    /// The token does not allow a room any more.
+    pub fn expel(&mut self, conn: Conn, room: &RoomName, now: Now, doors: &mut impl Doors) {
+        let Some(joined) = self.joined(conn, room).filter(|_| self.is_here(conn)) else { return };
+        self.conns[conn.index as usize].joined.retain(|entry| entry.room != joined.room);
+        self.remove_member(conn, joined, now);
+        doors.frame(conn, &ServerFrame::Left { room, reference: None });
+        super::error(doors, conn, ErrorCode::Forbidden, "the token does not allow this room any more", None, Some(room));
+    }
+}
+
+impl Member {
+    /// Whether the member is not sent this message because it said it.
+    pub(super) fn is_own(&self, message: &Message, doors: &impl Doors) -> bool {
+        !self.echo
+            && !message.echo
+            && !message.client.is_empty()
+            && self.identity == identity_hash(&message.sender, &message.client)
+            && doors.identity(self.conn) == (message.sender.as_str(), message.client.as_str())
+    }
+}

@@ -1,0 +1,141 @@
+//! The gateway's end of the link to one partition's owner: what to say, what was said and is not answered yet.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use carillon_proto::{
+    ids::{GatewayId, RoomName},
+    link::{self, DownBatch, Publish, Up, UpBatch, up},
+};
+use prost::Message as _;
+
+use super::Conn;
+use crate::link::{Arrival, BATCH_BYTES, Inward, Outward, SILENCE_MS};
+
+#[derive(Debug, Default)]
+pub(super) struct Owner {
+    /// 0 until there is something to say; then it counts the links opened.
+    link: u64,
+    is_open: bool,
+    /// Of the owner that answers; 0 until it has.
+    generation: u64,
+    /// The highest ever heard: an owner below it is one that was replaced.
+    highest_generation: u64,
+    inward: Inward,
+    outward: Outward,
+    heard_ms: u64,
+    items: VecDeque<Up>,
+    /// In the order in which they were said, which is the order in which they are repeated.
+    pub(super) pending: VecDeque<Pending>,
+    pub(super) pending_bytes: usize,
+}
+
+/// A publish that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) publish: Publish,
+    pub(super) conn: Conn,
+    pub(super) reference: Option<Box<str>>,
+    pub(super) room: RoomName,
+    pub(super) deadline_ms: u64,
+}
+
+/// What a batch from the owner means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Act on its items.
+    Take,
+    /// Nothing new.
+    Ignore,
+    /// Open the next link.
+    Broken,
+}
+
+impl Owner {
+    /// Something to say, after everything said before.
+    pub(super) fn queue(&mut self, item: up::Item, now_ms: u64) {
+        if !self.is_open {
+            self.open(now_ms);
+        }
+        self.items.push_back(Up { item: Some(item) });
+    }
+
+    /// Ends the link. What is still to be said has to be queued again, which opens the next one.
+    pub(super) fn close(&mut self) {
+        self.is_open = false;
+        self.items.clear();
+    }
+
+    fn open(&mut self, now_ms: u64) {
+        self.is_open = true;
+        self.link += 1;
+        self.generation = 0;
+        self.inward = Inward::default();
+        self.outward = Outward::default();
+        self.heard_ms = now_ms;
+    }
+
+    pub(super) fn on_batch(&mut self, batch: &DownBatch, now_ms: u64) -> Heard {
+        if !self.is_open || batch.link != self.link || batch.generation < self.highest_generation {
+            return Heard::Ignore;
+        }
+        if batch.number == 0 || (self.generation != 0 && batch.generation != self.generation) {
+            self.highest_generation = batch.generation;
+            return Heard::Broken;
+        }
+        self.highest_generation = batch.generation;
+        self.heard_ms = now_ms;
+        match self.inward.on_batch(batch.number, !batch.items.is_empty()) {
+            Arrival::Next => {
+                self.generation = batch.generation;
+                Heard::Take
+            }
+            Arrival::Old => Heard::Ignore,
+            Arrival::Hole => Heard::Broken,
+        }
+    }
+
+    pub(super) fn is_silent(&self, now_ms: u64) -> bool {
+        self.is_open && now_ms.saturating_sub(self.heard_ms) >= SILENCE_MS
+    }
+
+    pub(super) fn poll_batch(&mut self, gateway: GatewayId, newest_publish: u64, now_ms: u64) -> Option<UpBatch> {
+        if !self.is_open {
+            return None;
+        }
+        let mut items = Vec::new();
+        let mut bytes = 0;
+        while let Some(item) = self.items.front() {
+            bytes += item.encoded_len();
+            if bytes > BATCH_BYTES && !items.is_empty() {
+                break;
+            }
+            items.extend(self.items.pop_front());
+        }
+        let number = if items.is_empty() { self.outward.heartbeat(now_ms)? } else { self.outward.next(now_ms) };
+        Some(UpBatch {
+            version: link::VERSION,
+            gateway: Bytes::copy_from_slice(&gateway.0),
+            link: self.link,
+            number,
+            generation: self.generation,
+            items,
+            settled: self.pending.front().map_or(newest_publish + 1, |oldest| oldest.publish.publish),
+        })
+    }
+
+    /// The publish that an answer belongs to. Answers come mostly in order.
+    pub(super) fn settle(&mut self, publish: u64) -> Option<Pending> {
+        let index = self.pending.binary_search_by_key(&publish, |pending| pending.publish.publish).ok()?;
+        let pending = self.pending.remove(index)?;
+        self.pending_bytes -= pending.publish.payload.len();
+        Some(pending)
+    }
+
+    /// The oldest publish, if it has waited too long.
+    pub(super) fn pop_late(&mut self, now_ms: u64) -> Option<Pending> {
+        let oldest = self.pending.front().filter(|oldest| oldest.deadline_ms <= now_ms)?;
+        let publish = oldest.publish.publish;
+        self.settle(publish)
+    }
+}

@@ -1,0 +1,263 @@
+//! What comes in over the links: deliveries, answers, and the news that a link has broken.
+
+use carillon_proto::{
+    codes::ErrorCode,
+    frame::{Outgoing, ServerFrame},
+    ids::{Epoch, MessageId, PartitionId, RoomName},
+    link::{self, Attached, Code, DownBatch, Failed, Message, Page, Published, down, failed, up},
+};
+
+use super::{Conn, Doors, Reading, RoomKey, Rooms, identity_hash, owner::Heard, retry_later};
+use crate::Now;
+
+impl Rooms {
+    /// A batch from the owner of a partition.
+    pub fn on_batch(&mut self, partition: PartitionId, batch: DownBatch, now: Now, doors: &mut impl Doors) {
+        if batch.version != link::VERSION {
+            return;
+        }
+        match self.owners[partition.index()].on_batch(&batch, now.mono_ms) {
+            Heard::Ignore => return,
+            Heard::Broken => return self.reopen(partition, now, doors),
+            Heard::Take => {}
+        }
+        for item in batch.items.into_iter().filter_map(|down| down.item) {
+            let is_sound = match item {
+                down::Item::Message(message) => self.on_message(&message, doors),
+                down::Item::Published(published) => self.on_published(partition, &published, doors),
+                down::Item::Attached(attached) => self.on_attached(&attached, now, doors),
+                down::Item::Page(page) => self.on_page(&page, now, doors),
+                down::Item::Failed(failed) => self.on_failed(partition, &failed, now, doors),
+            };
+            if !is_sound {
+                return self.reopen(partition, now, doors);
+            }
+        }
+    }
+
+    /// False if the message is not the next one of its room: the link has lied, which ends it.
+    fn on_message(&mut self, message: &Message, doors: &mut impl Doors) -> bool {
+        self.counts.deliveries_in += 1;
+        let Some(key) = self.names.get(message.room.as_str()).copied() else { return true };
+        let Some(out) = outgoing(message) else { return false };
+        let room = &mut self.rooms[key as usize];
+        // Of an earlier attach: the answer to the one under way says where to go on.
+        if !room.is_attached {
+            return true;
+        }
+        if message.offset > 0 {
+            let restarts = message.offset == 1 && room.last > 0 && message.epoch != room.epoch.as_str();
+            if restarts {
+                room.last = 0;
+            }
+            if message.offset <= room.last {
+                return true;
+            }
+            if message.offset != room.last + 1 {
+                return false;
+            }
+            if message.offset == 1 {
+                room.epoch = Epoch::from_wire(&message.epoch);
+            }
+            if restarts {
+                // Live ones see it by the epoch of offset 1.
+                self.restart_members(key, false, doors);
+            }
+            self.rooms[key as usize].last = message.offset;
+        }
+        self.deliver(key, message, &out, doors);
+        true
+    }
+
+    fn deliver<D: Doors>(&mut self, key: RoomKey, message: &Message, out: &Outgoing<'_>, doors: &mut D) {
+        let sender = identity_hash(&message.sender, &message.client);
+        let mut shared = D::Shared::default();
+        for member in &self.rooms[key as usize].members {
+            if !member.is_live || (member.identity == sender && member.is_own(message, doors)) {
+                continue;
+            }
+            self.counts.deliveries_out += 1;
+            doors.message(member.conn, out, &mut shared);
+        }
+    }
+
+    fn on_published(&mut self, partition: PartitionId, published: &Published, doors: &mut impl Doors) -> bool {
+        let Some(pending) = self.owners[partition.index()].settle(published.publish) else { return true };
+        let stored = match published.offset {
+            0 => None,
+            offset => match MessageId::from_wire(&published.id) {
+                Some(id) => Some((offset, id)),
+                None => return false,
+            },
+        };
+        if let Some(reference) = pending.reference.as_deref().filter(|_| self.is_here(pending.conn)) {
+            let ack =
+                ServerFrame::Ack { reference, room: &pending.room, stored, ts: published.ts, duplicate: published.duplicate };
+            doors.frame(pending.conn, &ack);
+        }
+        true
+    }
+
+    fn on_attached(&mut self, attached: &Attached, now: Now, doors: &mut impl Doors) -> bool {
+        let Some(key) = self.names.get(attached.room.as_str()).copied() else { return true };
+        let room = &mut self.rooms[key as usize];
+        if room.is_attached {
+            return true;
+        }
+        room.is_attached = true;
+        let was_known = std::mem::replace(&mut room.is_known, true);
+        let shown = room.last;
+        // An empty room has no epoch yet, so its first message begins nothing new.
+        let is_other_life = was_known && shown > 0 && (attached.epoch != room.epoch.as_str() || attached.head < shown);
+        room.last = attached.head;
+        room.epoch = Epoch::from_wire(&attached.epoch);
+        // Reads waited for the attach: their answers lean on its head.
+        self.reread(key, now);
+        if is_other_life {
+            self.restart_members(key, true, doors);
+        } else if attached.gap {
+            self.members_fell_behind(key, shown, now);
+        }
+        self.grant_wishes(key, now, doors);
+        true
+    }
+
+    fn on_page(&mut self, page: &Page, now: Now, doors: &mut impl Doors) -> bool {
+        match self.reads.remove(&page.read) {
+            None => {}
+            Some(Reading::CatchUp { conn, .. }) => self.on_replay(conn, page, now, doors),
+            Some(Reading::History { conn, reference, .. }) => {
+                if let Some(room) = RoomName::parse(&page.room).ok().filter(|_| self.is_here(conn)) {
+                    let messages: Vec<Outgoing<'_>> = page.messages.iter().filter_map(outgoing).collect();
+                    let epoch = Epoch::from_wire(&page.epoch);
+                    let frame = ServerFrame::History {
+                        room: &room,
+                        reference: reference.as_deref(),
+                        messages: &messages,
+                        more: page.more,
+                        epoch: &epoch,
+                    };
+                    doors.frame(conn, &frame);
+                }
+            }
+        }
+        true
+    }
+
+    fn on_failed(&mut self, partition: PartitionId, failed: &Failed, now: Now, doors: &mut impl Doors) -> bool {
+        match failed.of {
+            Some(failed::Of::Publish(publish)) => {
+                if let Some(pending) = self.owners[partition.index()].settle(publish)
+                    && self.is_here(pending.conn)
+                {
+                    let room = Some(&pending.room);
+                    failure(doors, pending.conn, failed, pending.reference.as_deref(), room);
+                }
+            }
+            Some(failed::Of::Read(read)) => match self.reads.remove(&read) {
+                Some(Reading::History { conn, reference, .. }) if self.is_here(conn) => {
+                    let room = RoomName::parse(&failed.room).ok();
+                    failure(doors, conn, failed, reference.as_deref(), room.as_ref());
+                }
+                Some(Reading::CatchUp { conn, .. }) => {
+                    let key = self.names.get(failed.room.as_str()).copied();
+                    if let Some(catch_up) = key.and_then(|key| self.catch_ups.get_mut(&(key, conn.index)))
+                        && catch_up.read == read
+                    {
+                        catch_up.read = 0;
+                        self.retries.extend(RoomName::parse(&failed.room).ok().map(|room| (room, Some(conn))));
+                    }
+                }
+                _ => {}
+            },
+            Some(failed::Of::Attach(_)) => {
+                if let Some(key) = self.names.get(failed.room.as_str()).copied() {
+                    let room = &self.rooms[key as usize];
+                    if room.members.is_empty() {
+                        let mut wishers: Vec<Conn> = room.wishes.iter().map(|(conn, _)| *conn).collect();
+                        wishers.dedup();
+                        for conn in wishers {
+                            if self.rooms.contains(key as usize) {
+                                self.give_up_joins(key, conn, now, doors);
+                            }
+                        }
+                    } else {
+                        // Members hold on: asked again until the owner can tell.
+                        self.retries.push((room.name.clone(), None));
+                    }
+                }
+            }
+            None => {}
+        }
+        true
+    }
+
+    /// The link has broken: everything that it carried is asked anew on the next one, in order. Attaches first, so that
+    /// answers find their room; then publishes, in the order in which they were said; reads follow their room's attach.
+    pub(super) fn reopen(&mut self, partition: PartitionId, now: Now, doors: &mut impl Doors) {
+        self.counts.repairs += 1;
+        self.owners[partition.index()].close();
+        let keys: Vec<RoomKey> = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| room.name.partition() == partition)
+            .map(|(key, _)| key as RoomKey)
+            .collect();
+        for key in keys {
+            self.rooms[key as usize].is_attached = false;
+            self.ask_attach(key, now);
+        }
+        let owner = &mut self.owners[partition.index()];
+        let ephemeral: Vec<u64> =
+            owner.pending.iter().filter(|pending| pending.publish.ephemeral).map(|pending| pending.publish.publish).collect();
+        for publish in ephemeral {
+            if let Some(pending) = self.owners[partition.index()].settle(publish)
+                && self.is_here(pending.conn)
+            {
+                retry_later(doors, pending.conn, "the message may be lost", pending.reference.as_deref(), Some(&pending.room), 0);
+            }
+        }
+        let owner = &mut self.owners[partition.index()];
+        let publishes: Vec<_> = owner.pending.iter().map(|pending| pending.publish.clone()).collect();
+        for publish in publishes {
+            owner.queue(up::Item::Publish(publish), now.mono_ms);
+        }
+        let mut histories: Vec<_> = self
+            .reads
+            .values()
+            .filter_map(|reading| match reading {
+                Reading::History { read, .. } => Some(read.clone()),
+                Reading::CatchUp { .. } => None,
+            })
+            .filter(|read| RoomName::parse(&read.room).is_ok_and(|room| room.partition() == partition))
+            .collect();
+        histories.sort_by_key(|read| read.read);
+        for read in histories {
+            self.owners[partition.index()].queue(up::Item::Read(read), now.mono_ms);
+        }
+    }
+}
+
+fn failure(doors: &mut impl Doors, to: Conn, failed: &Failed, reference: Option<&str>, room: Option<&RoomName>) {
+    let (code, message) = match failed.code() {
+        Code::Internal => (ErrorCode::Internal, "something went wrong here; try again later"),
+        Code::OverCapacity => (ErrorCode::Unavailable, "no further rooms can be opened now"),
+        Code::Unavailable | Code::Unspecified => (ErrorCode::Unavailable, "not possible now; try again later"),
+    };
+    let retry_after_ms = Some(failed.retry_after_ms);
+    doors.frame(to, &ServerFrame::Error { code, message, reference, room, retry_after_ms, outcome_unknown: false });
+}
+
+/// A message as doors encode it; `None` if it has no id, which no owner sends.
+pub(super) fn outgoing(message: &Message) -> Option<Outgoing<'_>> {
+    let id = if message.offset == 0 { MessageId([0; 16]) } else { MessageId::from_wire(&message.id)? };
+    Some(Outgoing {
+        room: &message.room,
+        payload: &message.payload,
+        sender: &message.sender,
+        offset: message.offset,
+        id,
+        ts: message.ts,
+        epoch: &message.epoch,
+    })
+}
