@@ -1,1 +1,73 @@
-fn main() {}
+//! The command line: `carillon dev`, `carillon serve`, `carillon token`.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use carillon::Mode;
+use carillon_platform::settings::{Program, Settings, SettingsArgs};
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exit code of bad settings or usage (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
+
+/// Durable real-time rooms.
+#[derive(Parser)]
+#[command(name = "carillon", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Everything embedded, a demo page at `/`, a key of its own: to try Carillon.
+    Dev {
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Everything embedded, for production on one machine.
+    Serve {
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Prints a token, and nothing else.
+    Token(commands::token::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
+        Command::Dev { settings } => with(&settings, |settings| commands::serve::run(Mode::Dev, settings)),
+        Command::Serve { settings } => with(&settings, |settings| commands::serve::run(Mode::Serve, settings)),
+        Command::Token(args) => with(&args.settings, |settings| commands::token::run(&args, settings)),
+    }
+}
+
+fn with(args: &SettingsArgs, run: impl FnOnce(Settings) -> ExitCode) -> ExitCode {
+    match Settings::load(Program::AllInOne, args) {
+        Ok(settings) => run(settings),
+        Err(error) => refuse(error),
+    }
+}
+
+/// Bad settings or usage, told to whoever started this.
+fn refuse(error: impl std::fmt::Display) -> ExitCode {
+    eprintln!("carillon: {error}");
+    ExitCode::from(USAGE)
+}
+
+/// The world did not let it.
+fn fail(error: impl std::fmt::Display) -> ExitCode {
+    eprintln!("carillon: {error}");
+    ExitCode::FAILURE
+}

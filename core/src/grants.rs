@@ -83,9 +83,9 @@ impl Grants {
     fn allows(&self, operation: Operation, room: &RoomName) -> bool {
         match &self.listed {
             None => operation != Operation::Admin && (room.owner().is_none() || self.is_own(room)),
-            Some(listed) => listed.iter().any(|grant| {
-                grant.can.contains(&operation) && grant.rooms.iter().any(|pattern| matches(pattern, room.as_str()))
-            }),
+            Some(listed) => listed
+                .iter()
+                .any(|grant| grant.can.contains(&operation) && grant.rooms.iter().any(|pattern| matches(pattern, room.as_str()))),
         }
     }
 
@@ -126,13 +126,16 @@ mod tests {
     }
 
     fn grants(listed: Option<Vec<(&str, Operation)>>) -> Grants {
-        let listed = listed.map(|all| all.into_iter().map(|(at, can)| Grant { rooms: vec![at.into()], can: vec![can] }).collect());
+        let listed =
+            listed.map(|all| all.into_iter().map(|(at, can)| Grant { rooms: vec![at.into()], can: vec![can] }).collect());
         Grants::new(UserId::parse("ada").unwrap(), listed)
     }
 
     #[test]
     fn stars_match_any_run() {
-        for (pattern, text) in [("*", ""), ("*", "a"), ("a*", "a"), ("chat:*", "chat:1"), ("*b*d", "abcd"), ("a**c", "abc"), ("ä*", "äß")] {
+        for (pattern, text) in
+            [("*", ""), ("*", "a"), ("a*", "a"), ("chat:*", "chat:1"), ("*b*d", "abcd"), ("a**c", "abc"), ("ä*", "äß")]
+        {
             assert!(matches(pattern, text), "{pattern} {text}");
         }
         for (pattern, text) in [("", "a"), ("a", ""), ("a*", "ba"), ("*b", "bc"), ("chat:*", "chat"), ("a*b*c", "acb")] {

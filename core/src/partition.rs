@@ -16,7 +16,10 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use carillon_proto::{
     ids::{Epoch, GatewayId, MessageId, Offset, PartitionId, RoomName},
-    link::{self, Attach, Attached, Code, DownBatch, Failed, Message, Page, Publish, Published, Read, Up, UpBatch, down, failed, read, up},
+    link::{
+        self, Attach, Attached, Code, DownBatch, Failed, Message, Page, Publish, Published, Read, Up, UpBatch, down, failed,
+        read, up,
+    },
     log::{self, Record},
 };
 use prost::Message as _;
@@ -211,7 +214,9 @@ impl Partition {
 
     fn on_item(&mut self, asker: Asker, item: up::Item, now: Now) {
         let name = match &item {
-            up::Item::Attach(Attach { room, .. }) | up::Item::Publish(Publish { room, .. }) | up::Item::Read(Read { room, .. }) => room,
+            up::Item::Attach(Attach { room, .. })
+            | up::Item::Publish(Publish { room, .. })
+            | up::Item::Read(Read { room, .. }) => room,
             up::Item::Detach(detach) => &detach.room,
         };
         // Gateways send legal names of this partition; anything else is a stranger on the subject.
@@ -286,9 +291,7 @@ impl Partition {
             room.routes.push(asker.gateway);
         }
         // A gateway that has seen more than there is knows another life of the room: it is told where this one stands.
-        let known = attach
-            .since
-            .filter(|since| *since == 0 || (*since <= room.head && attach.epoch == room.epoch.as_str()));
+        let known = attach.since.filter(|since| *since == 0 || (*since <= room.head && attach.epoch == room.epoch.as_str()));
         let missed = known.and_then(|since| room.ring.after(since, room.head));
         let attached = Attached {
             room: attach.room.clone(),
@@ -439,7 +442,14 @@ impl Partition {
             return self.links.send(asker, down::Item::Page(page));
         }
         self.next_ticket += 1;
-        self.effects.push_back(Effect::Read { ticket: self.next_ticket, room: name.clone(), after, before, limit, bytes: PAGE_BYTES });
+        self.effects.push_back(Effect::Read {
+            ticket: self.next_ticket,
+            room: name.clone(),
+            after,
+            before,
+            limit,
+            bytes: PAGE_BYTES,
+        });
         self.reads.insert(self.next_ticket, PendingRead { asker, read, room: name });
     }
 

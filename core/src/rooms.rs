@@ -404,7 +404,9 @@ impl Rooms {
         for (room, conn) in std::mem::take(&mut self.retries) {
             match (self.names.get(&room).copied(), conn) {
                 (Some(key), None) if !self.rooms[key as usize].is_attached => self.ask_attach(key, now),
-                (Some(key), Some(conn)) if self.is_here(conn) && self.is_waiting_to_read(key, conn) => self.read_on(key, conn, now),
+                (Some(key), Some(conn)) if self.is_here(conn) && self.is_waiting_to_read(key, conn) => {
+                    self.read_on(key, conn, now)
+                }
                 _ => {}
             }
         }

@@ -1,1 +1,74 @@
-//! placeholder
+//! Sockets: accepts clients, holds their connections, fans messages out to them. A gateway is one or more shards, each a
+//! thread that owns its connections and its rooms outright, so that nothing on a message's way takes a lock. What a
+//! client may do and what a room sends to whom is decided in `carillon-core`; here is only how it gets there.
+//!
+//! ```text
+//!   accept ─▶ http ─▶ websocket::handshake ─▶ connection ─▶ shard ─▶ bus
+//!                                            connection ◀─ hub ◀── shard ◀─ bus
+//! ```
+
+mod config;
+mod connection;
+mod counters;
+mod http;
+mod hub;
+mod shard;
+pub mod websocket;
+mod wheel;
+
+use std::{io, net::TcpListener, sync::Arc};
+
+use carillon_platform::{auth::TokenVerifier, bus::Bus, shutdown::Shutdown};
+
+pub use config::Config;
+pub use counters::Counters;
+
+/// What a gateway needs of the world.
+#[derive(Clone)]
+pub struct Gateway {
+    /// Its limits and times.
+    pub config: Config,
+    /// The way to the owners.
+    pub bus: Arc<dyn Bus>,
+    /// Who says what a token is worth.
+    pub verifier: Arc<dyn TokenVerifier>,
+    /// Pages served beside the doors, if any.
+    pub pages: &'static [Page],
+    /// What happened, for `/metrics`.
+    pub counters: Arc<Counters>,
+}
+
+/// A page that is part of the binary.
+#[derive(Debug)]
+pub struct Page {
+    /// Where it is, `/` first.
+    pub path: &'static str,
+    /// Its media type.
+    pub content_type: &'static str,
+    /// Its bytes.
+    pub body: &'static [u8],
+}
+
+impl Gateway {
+    /// Serves `listener` until the drain has let every client go.
+    ///
+    /// # Errors
+    /// If the listener can't be shared between the shards, or a thread can't be started.
+    pub async fn run(self, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let mut shards = Vec::new();
+        for number in 0..self.config.shards {
+            let (gateway, listener, shutdown) = (self.clone(), listener.try_clone()?, shutdown.clone());
+            let (ended, end) = tokio::sync::oneshot::channel();
+            std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
+                let _ = ended.send(shard::run(gateway, listener, shutdown));
+            })?;
+            shards.push(end);
+        }
+        drop(listener);
+        for end in shards {
+            end.await.map_err(|_| io::Error::other("a shard ended by a panic"))??;
+        }
+        Ok(())
+    }
+}

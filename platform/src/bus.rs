@@ -1,8 +1,12 @@
 //! The bus port: batches between gateways and owners. At most once, in order per sender and subject; whoever needs
 //! more builds it above (the link, in `carillon-core`).
 
+mod in_process;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+
+pub use self::in_process::InProcessBus;
 
 /// Where batches travel. Cheap to share.
 pub trait Bus: Send + Sync + 'static {

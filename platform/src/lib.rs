@@ -5,3 +5,8 @@
 pub mod auth;
 pub mod bus;
 pub mod log;
+
+pub mod admin;
+pub mod logging;
+pub mod settings;
+pub mod shutdown;

@@ -2,11 +2,15 @@
 //! records are a dense run of offsets within it. The log stores and finds, it never decides: order, offsets and
 //! duplicates are the partition owner's business (`carillon-core`).
 
+mod embedded;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use carillon_proto::ids::{Offset, PartitionId, RoomName};
 use futures_util::future::BoxFuture;
+
+pub use self::embedded::{EmbeddedLog, OpenError};
 
 /// A record's position in its partition: 1, 2, 3, … Sequences may have holes (markers, trimmed records).
 pub type Sequence = u64;
@@ -42,6 +46,11 @@ pub trait Log: Send + Sync + 'static {
     /// All records of the partition that were appended within the last `window`, oldest first, and maybe some older ones:
     /// what an owner needs to recognise repeats after a restart.
     fn recent(&self, partition: PartitionId, window: Duration) -> BoxFuture<'_, Result<Vec<Stored>, LogError>>;
+
+    /// Takes the room's records below this offset out of every read, from the moment it resolves. The newest record stays
+    /// in any case, so that its offset is never given out twice. Asked again, or for less, it does nothing. Disk space
+    /// comes back later.
+    fn trim(&self, partition: PartitionId, room: &RoomName, below: Offset) -> BoxFuture<'_, Result<(), LogError>>;
 }
 
 /// Where a partition stands.

@@ -14,8 +14,20 @@ pub mod ids;
 pub mod link {
     include!(concat!(env!("OUT_DIR"), "/carillon.link.v1.rs"));
 
+    use crate::ids::{GatewayId, PartitionId};
+
     /// The format of every batch; a reader refuses versions that it does not know.
     pub const VERSION: u32 = 1;
+
+    /// Where the owner of a partition listens.
+    pub fn up_subject(partition: PartitionId) -> String {
+        format!("pub.{partition}")
+    }
+
+    /// Where a gateway hears the owner of a partition.
+    pub fn down_subject(gateway: GatewayId, partition: PartitionId) -> String {
+        format!("gw.{gateway}.{partition}")
+    }
 }
 
 /// What the log stores: see `carillon/log/v1/record.proto`.

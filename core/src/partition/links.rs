@@ -82,7 +82,8 @@ impl Links {
             self.links.insert(gateway, link);
             return Opening::New { left };
         }
-        let unknown = DownBatch { version: link::VERSION, generation: self.generation, link: batch.link, number: 0, items: vec![] };
+        let unknown =
+            DownBatch { version: link::VERSION, generation: self.generation, link: batch.link, number: 0, items: vec![] };
         self.bare.push_back((gateway, unknown));
         Opening::Broken { left }
     }
@@ -153,7 +154,8 @@ impl Links {
             if !link.is_dirty
                 && let Some(number) = link.outward.heartbeat(now_ms)
             {
-                let batch = DownBatch { version: link::VERSION, generation: self.generation, link: link.link, number, items: vec![] };
+                let batch =
+                    DownBatch { version: link::VERSION, generation: self.generation, link: link.link, number, items: vec![] };
                 self.bare.push_back((*gateway, batch));
             }
         }

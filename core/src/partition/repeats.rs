@@ -118,7 +118,8 @@ impl Repeats {
                 self.keys.remove(&key);
             }
         }
-        self.gateways.retain(|_, publishes| !publishes.outcomes.is_empty() && unix_ms.saturating_sub(publishes.used_ms) <= window_ms);
+        self.gateways
+            .retain(|_, publishes| !publishes.outcomes.is_empty() && unix_ms.saturating_sub(publishes.used_ms) <= window_ms);
     }
 
     fn note(&mut self, key: Box<str>, outcome: Outcome, unix_ms: u64) {

@@ -60,7 +60,9 @@ impl Rooms {
                 continue;
             }
             match wish {
-                Wish::Join { options, reference, is_personal } => self.start(key, conn, &options, reference, is_personal, now, doors),
+                Wish::Join { options, reference, is_personal } => {
+                    self.start(key, conn, &options, reference, is_personal, now, doors)
+                }
                 Wish::Leave { reference } => {
                     let name = self.rooms[key as usize].name.clone();
                     let joined = &mut self.conns[conn.index as usize].joined;
@@ -183,7 +185,13 @@ impl Rooms {
         let head = self.rooms[key as usize].last;
         let trimmed = page.first > catch_up.position + 1 && catch_up.position < head;
         if trimmed && !catch_up.is_lenient {
-            let mut owed = catch_up.owed.take().unwrap_or(Owed { reference: None, recovered: false, reason: None, last: 0, is_personal: false });
+            let mut owed = catch_up.owed.take().unwrap_or(Owed {
+                reference: None,
+                recovered: false,
+                reason: None,
+                last: 0,
+                is_personal: false,
+            });
             (owed.recovered, owed.reason) = (false, Some("trimmed"));
             catch_up.position = head.saturating_sub(u64::from(owed.last)).max((page.first - 1).min(head));
             catch_up.is_lenient = true;

@@ -197,12 +197,8 @@ impl Rooms {
     pub(super) fn reopen(&mut self, partition: PartitionId, now: Now, doors: &mut impl Doors) {
         self.counts.repairs += 1;
         self.owners[partition.index()].close();
-        let keys: Vec<RoomKey> = self
-            .rooms
-            .iter()
-            .filter(|(_, room)| room.name.partition() == partition)
-            .map(|(key, _)| key as RoomKey)
-            .collect();
+        let keys: Vec<RoomKey> =
+            self.rooms.iter().filter(|(_, room)| room.name.partition() == partition).map(|(key, _)| key as RoomKey).collect();
         for key in keys {
             self.rooms[key as usize].is_attached = false;
             self.ask_attach(key, now);

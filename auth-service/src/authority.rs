@@ -1,0 +1,190 @@
+//! Verifies and issues tokens in this process. It is told the time, and goes to no network.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use carillon_platform::{
+    auth::{IssueError, IssueRequest, Issued, TokenIssuer, TokenVerifier, VerifyError},
+    settings::Settings,
+};
+use carillon_proto::{
+    claims::{Claims, Grant, Operation},
+    ids::UserId,
+};
+use futures_util::future::BoxFuture;
+use jsonwebtoken::errors::ErrorKind;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::keys::{KeyError, Keys};
+
+/// Who may come in, by the settings `jwt.*` and `limits.token_bytes`.
+pub struct Authority {
+    keys: Keys,
+    issuer: Option<String>,
+    audience: Option<String>,
+    leeway_s: u64,
+    max_ttl_s: Option<u64>,
+    token_bytes: usize,
+    default_grants: Option<Vec<Grant>>,
+}
+
+impl Authority {
+    /// Reads the key files. The error names the setting that has to change.
+    pub fn from_settings(settings: &Settings) -> Result<Self, KeyError> {
+        let jwt = &settings.jwt;
+        Ok(Self {
+            keys: Keys::from_settings(jwt)?,
+            issuer: jwt.issuer.clone(),
+            audience: jwt.audience.clone(),
+            leeway_s: jwt.leeway_s,
+            max_ttl_s: jwt.max_ttl_s,
+            token_bytes: settings.limits.token_bytes,
+            default_grants: jwt.default_grants.clone(),
+        })
+    }
+
+    /// [`TokenVerifier::verify`] at a time, in Unix milliseconds. Tokens without grants get `jwt.default_grants` where it
+    /// is set; else they stay without, which `carillon-core` reads as the built-in default.
+    pub fn verify_at(&self, token: &str, now_ms: u64) -> Result<Claims, VerifyError> {
+        if token.is_empty() {
+            return Err(refused("no token"));
+        }
+        if token.len() > self.token_bytes {
+            return Err(refused("longer than limits.token_bytes"));
+        }
+        let mut claims = self.check_signature(token)?;
+        self.check_times(&claims, now_ms)?;
+        UserId::parse(&claims.sub).map_err(|error| refused(format!("sub {error}")))?;
+        if claims.grants.is_none() {
+            claims.grants.clone_from(&self.default_grants);
+        }
+        Ok(claims)
+    }
+
+    /// Signature, issuer, audience, and the shape of the claims.
+    fn check_signature(&self, token: &str) -> Result<Claims, VerifyError> {
+        let header = jsonwebtoken::decode_header(token).map_err(|error| refused(format!("header: {error}")))?;
+        // RFC 7515, section 4.1.11: what must be understood and isn't makes the token invalid. Nothing is.
+        if header.crit.is_some() {
+            return Err(refused("has critical header fields"));
+        }
+        for candidate in self.keys.candidates(&header).map_err(refused)? {
+            match jsonwebtoken::decode::<Claims>(token, &candidate.key, &candidate.validation) {
+                Ok(token) => return Ok(token.claims),
+                Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
+                Err(error) => return Err(refused(error.to_string())),
+            }
+        }
+        Err(refused("no key made this signature"))
+    }
+
+    fn check_times(&self, claims: &Claims, now_ms: u64) -> Result<(), VerifyError> {
+        let leeway_ms = self.leeway_s * 1000;
+        // The same moment at which a live connection is closed: a token that comes in never ends at once.
+        if now_ms >= claims.exp.saturating_mul(1000).saturating_add(leeway_ms) {
+            return Err(refused("expired"));
+        }
+        if claims.nbf.is_some_and(|nbf| nbf.saturating_mul(1000) > now_ms + leeway_ms) {
+            return Err(refused("not valid yet"));
+        }
+        // A revocation is forgotten after the longest life, so nothing may live longer: neither by its own account nor
+        // from now on, for tokens that don't say when they began.
+        let Some(max_ttl_s) = self.max_ttl_s else { return Ok(()) };
+        let whole_life_s = claims.exp.saturating_sub(claims.iat.unwrap_or(claims.exp));
+        let rest_ms = claims.exp.saturating_mul(1000).saturating_sub(now_ms);
+        if whole_life_s > max_ttl_s || rest_ms > max_ttl_s.saturating_mul(1000).saturating_add(leeway_ms) {
+            return Err(refused("lives longer than jwt.max_ttl_s"));
+        }
+        Ok(())
+    }
+
+    /// [`TokenIssuer::issue`] at a time, in Unix milliseconds.
+    pub fn issue_at(&self, request: &IssueRequest, now_ms: u64) -> Result<Issued, IssueError> {
+        let signing = self.keys.signing.as_ref();
+        let signing = signing
+            .ok_or_else(|| IssueError::Unavailable("no key to sign with: set jwt.private_key or jwt.secret".to_owned()))?;
+        self.check_request(request)?;
+        let iat = now_ms / 1000;
+        let claims = NewClaims {
+            sub: &request.sub,
+            exp: iat + request.ttl_s,
+            iat,
+            jti: uuid::Uuid::new_v4().to_string(),
+            iss: self.issuer.as_deref(),
+            aud: self.audience.as_deref(),
+            grants: request.grants.as_ref(),
+            info: request.info.as_ref(),
+        };
+        let token = jsonwebtoken::encode(&signing.header, &claims, &signing.key)
+            .map_err(|error| IssueError::Unavailable(format!("signing failed: {error}")))?;
+        if token.len() > self.token_bytes {
+            return invalid("grants and info make the token longer than limits.token_bytes");
+        }
+        Ok(Issued { token, expires_at_ms: claims.exp * 1000 })
+    }
+
+    fn check_request(&self, request: &IssueRequest) -> Result<(), IssueError> {
+        // A century; beyond it a date is a slip of units, and `exp` in milliseconds would leave what JSON readers hold.
+        const LONGEST_S: u64 = 100 * 31_536_000;
+        UserId::parse(&request.sub).map_err(|error| IssueError::Invalid(format!("sub {error}")))?;
+        let longest_s = self.max_ttl_s.unwrap_or(LONGEST_S);
+        if !(1..=longest_s).contains(&request.ttl_s) {
+            return invalid(format!("ttl is not between 1 and {longest_s} seconds"));
+        }
+        if request.info.as_ref().is_some_and(|info| !info.is_object()) {
+            return invalid("info is no JSON object");
+        }
+        if request.grants.as_ref().is_some_and(|grants| !are_grants(grants)) {
+            return invalid(r#"grants are not like [{"rooms": ["chat:*"], "can": ["join", "publish", "history", "presence"]}]"#);
+        }
+        Ok(())
+    }
+}
+
+/// Operations that this version doesn't know are refused here, where whoever asks can still mend them.
+fn are_grants(json: &Value) -> bool {
+    let grants = serde_json::from_value::<Vec<Grant>>(json.clone());
+    grants.is_ok_and(|grants| grants.iter().all(|grant| !grant.can.contains(&Operation::Unknown)))
+}
+
+fn refused(why: impl Into<String>) -> VerifyError {
+    VerifyError::Refused(why.into())
+}
+
+fn invalid<T>(why: impl Into<String>) -> Result<T, IssueError> {
+    Err(IssueError::Invalid(why.into()))
+}
+
+/// What a new token says; `Claims` reads it back.
+#[derive(Serialize)]
+struct NewClaims<'a> {
+    sub: &'a str,
+    exp: u64,
+    iat: u64,
+    jti: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grants: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    info: Option<&'a Value>,
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+    u64::try_from(now.as_millis()).expect("the clock is before the year 584 million")
+}
+
+impl TokenVerifier for Authority {
+    fn verify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Claims, VerifyError>> {
+        Box::pin(async move { self.verify_at(token, now_ms()) })
+    }
+}
+
+impl TokenIssuer for Authority {
+    fn issue<'a>(&'a self, request: IssueRequest) -> BoxFuture<'a, Result<Issued, IssueError>> {
+        Box::pin(async move { self.issue_at(&request, now_ms()) })
+    }
+}

@@ -1,0 +1,4 @@
+//! What each command does.
+
+pub(crate) mod serve;
+pub(crate) mod token;

@@ -1,0 +1,291 @@
+// The demo page in a real browser: two people in one room, through a dropped connection and a killed server.
+
+import assert from "node:assert/strict";
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, describe, it } from "node:test";
+import { chromium } from "playwright-core";
+import { Client, Server, waitFor } from "./server.js";
+
+const CHROMIUM = process.env.CHROMIUM || "/usr/bin/chromium";
+const SCREENSHOTS = process.env.SCREENSHOTS || join(import.meta.dirname, "../../../target/screenshots");
+const LIMIT = { timeout: 300_000 };
+const SHOWN_WITHIN_MS = 15_000;
+/** The longest wait of the backoff, and time to start on a busy machine. */
+const BACK_WITHIN_MS = 60_000;
+
+const DESKTOP = { viewport: { width: 1280, height: 860 } };
+const PHONE = { viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
+
+let server;
+let browser;
+
+before(async () => {
+  mkdirSync(SCREENSHOTS, { recursive: true });
+  browser = await chromium.launch({
+    executablePath: CHROMIUM,
+    args: [
+      "--headless=new",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+    ],
+  });
+  server = await Server.start();
+});
+after(async () => {
+  await browser?.close();
+  await server?.remove();
+});
+
+/** One person at one screen: a browser context of their own, with the page open and live. */
+class Tab {
+  /** What came over the page's WebSockets, in order. */
+  received = [];
+  /** Anything that must not happen in a page: exceptions, and what its content security policy refused. */
+  complaints = [];
+
+  static async open(link, options = DESKTOP) {
+    const tab = new Tab();
+    tab.context = await browser.newContext({ colorScheme: "light", locale: "en-GB", ...options });
+    tab.page = await tab.context.newPage();
+    tab.page.setDefaultTimeout(SHOWN_WITHIN_MS);
+    tab.page.on("pageerror", (error) => tab.complaints.push(String(error)));
+    tab.page.on("console", (entry) => /content security policy/i.test(entry.text()) && tab.complaints.push(entry.text()));
+    tab.page.on("websocket", (socket) => socket.on("framereceived", ({ payload }) => tab.received.push(JSON.parse(payload))));
+    await tab.page.goto(link);
+    return tab;
+  }
+
+  async live(withinMs = SHOWN_WITHIN_MS) {
+    await this.page.waitForSelector('body[data-state="live"]', { timeout: withinMs });
+    return this;
+  }
+
+  async type(text) {
+    await this.page.fill("#text", text);
+    await this.page.press("#text", "Enter");
+  }
+
+  /** The log as a person reads it, dividers left out. */
+  async log() {
+    return this.page.$$eval("#log .message", (items) =>
+      items.map((item) => ({
+        offset: Number(item.dataset.offset),
+        own: item.classList.contains("own"),
+        text: item.querySelector(".bubble").textContent,
+      })),
+    );
+  }
+
+  /** The log, once this many messages are shown and none is on its way. */
+  async logOf(count) {
+    let log = [];
+    const find = async () => {
+      log = await this.log();
+      return log.length >= count && !(await this.page.$("#log .pending, #log .fetching")) && log;
+    };
+    return waitFor(find, BACK_WITHIN_MS, () => `${count} messages; shown: ${JSON.stringify(log)}`);
+  }
+
+  async missed() {
+    return (await this.page.waitForSelector("#log .missed")).textContent();
+  }
+
+  async screenshot(name) {
+    await this.page.mouse.move(0, 0);
+    await this.page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), animations: "disabled" });
+  }
+
+  async close() {
+    assert.deepEqual(this.complaints, []);
+    await this.context.close();
+  }
+}
+
+/** The ready links, in another room, so that each test starts with an empty one. */
+function linksTo(room) {
+  return server.links.map((link) => link.replace(/room=[^&]*/, `room=${room}`));
+}
+
+const texts = (log) => log.map(({ offset, text }) => `#${offset} ${text}`);
+
+describe("the page", LIMIT, () => {
+  it("brings a message to the other tab, once", async () => {
+    const [ada, grace] = await Promise.all(server.links.map((link) => Tab.open(link).then((tab) => tab.live())));
+    assert.match(server.links[0], /room=lobby/);
+    assert.ok(!ada.page.url().includes("token"), "the token is taken out of the address");
+    await ada.page.waitForSelector("#empty:not([hidden])");
+
+    const markup = '<img src="x" onerror="throw 1"> & <b>hello</b>';
+    await ada.type(markup);
+    assert.deepEqual(await grace.logOf(1), [{ offset: 1, own: false, text: markup }]);
+    await grace.type("hello ada");
+    // Grace's message has offset 2: whatever the server had to say about offset 1 came before it.
+    assert.deepEqual(await ada.logOf(2), [{ offset: 1, own: true, text: markup }, { offset: 2, own: false, text: "hello ada" }]);
+    assert.deepEqual(await grace.logOf(2), [{ offset: 1, own: false, text: markup }, { offset: 2, own: true, text: "hello ada" }]);
+
+    const stored = (tab) => tab.received.filter(({ type, ephemeral }) => type === "message" && !ephemeral).map(({ offset }) => offset);
+    assert.deepEqual(stored(ada), [2], "the sender gets no message for its own");
+    assert.deepEqual(stored(grace), [1]);
+    assert.deepEqual(ada.received.filter(({ type }) => type === "ack").map(({ offset }) => offset), [1]);
+    await Promise.all([ada.close(), grace.close()]);
+  });
+
+  it("tells who is typing", async () => {
+    const [ada, grace] = await Promise.all(linksTo("typing").map((link) => Tab.open(link).then((tab) => tab.live())));
+    await ada.page.waitForSelector("#empty:not([hidden])");
+    await grace.page.waitForSelector("#empty:not([hidden])");
+    await ada.page.locator("#text").pressSequentially("I was about to");
+    await grace.page.getByText("ada is typing…").waitFor();
+    await ada.page.press("#text", "Enter");
+    assert.equal((await grace.logOf(1))[0].text, "I was about to");
+    assert.equal(await grace.page.textContent("#typing"), "");
+    await Promise.all([ada.close(), grace.close()]);
+  });
+
+  it("shows what was missed after a drop", async () => {
+    const [link] = linksTo("dropped");
+    const ada = await (await Tab.open(link)).live();
+    const grace = await Client.connect(server, server.token("grace"));
+    await ada.type("before");
+    await ada.logOf(1);
+
+    await ada.page.click("#drop");
+    await ada.page.waitForSelector('body[data-state="waiting"]');
+    for (const text of ["one", "two", "three"]) {
+      assert.equal((await grace.ask({ type: "broadcast", room: "dropped", payload: { text } })).type, "ack");
+    }
+    assert.equal(await ada.page.getAttribute("body", "data-state"), "waiting");
+    await ada.type("written while away");
+    await ada.screenshot("reconnecting");
+
+    assert.deepEqual(texts(await ada.logOf(5)), ["#1 before", "#2 one", "#3 two", "#4 three", "#5 written while away"]);
+    assert.equal(await ada.missed(), "3 messages you missed");
+    const joins = ada.received.filter(({ type, room }) => type === "joined" && room === "dropped");
+    assert.deepEqual(joins.map(({ recovered }) => recovered), [true, true]);
+
+    await ada.page.click("#drop");
+    await ada.page.click("#banner-action");
+    await ada.live();
+    await ada.type("back at once");
+    assert.equal((await ada.logOf(6)).at(-1).text, "back at once");
+    assert.equal(await ada.page.$("#log .missed"), null, "nothing was missed this time");
+    grace.close();
+    await ada.close();
+  });
+
+  it("survives a killed server, nothing missing, nothing twice", async () => {
+    const [ada, grace] = await Promise.all(linksTo("killed").map((link) => Tab.open(link).then((tab) => tab.live())));
+    for (let n = 1; n <= 3; n += 1) {
+      await ada.type(`ada ${n}`);
+      await grace.type(`grace ${n}`);
+    }
+    await Promise.all([ada.logOf(6), grace.logOf(6)]);
+
+    // Some of these reach the server before it dies, some don't, and of some the page can't know.
+    await Promise.all([ada.type("ada just before"), grace.type("grace just before"), server.kill()]);
+    for (const tab of [ada, grace]) await tab.page.waitForSelector('body:not([data-state="live"])');
+    await ada.type("ada meanwhile");
+    await grace.type("grace meanwhile");
+    await server.start();
+
+    await Promise.all([ada.live(BACK_WITHIN_MS), grace.live(BACK_WITHIN_MS)]);
+    const [seenByAda, seenByGrace] = await Promise.all([ada.logOf(10), grace.logOf(10)]);
+    assert.deepEqual(texts(seenByAda), texts(seenByGrace));
+    assert.deepEqual(seenByAda.map(({ offset }) => offset), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    const said = ["ada", "grace"].flatMap((who) => ["1", "2", "3", "just before", "meanwhile"].map((what) => `${who} ${what}`));
+    assert.deepEqual(seenByAda.map(({ text }) => text).sort(), said.sort());
+    for (const [tab, name] of [[ada, "ada"], [grace, "grace"]]) {
+      for (const { own, text } of await tab.log()) assert.equal(own, text.startsWith(name), text);
+    }
+    await Promise.all([ada.close(), grace.close()]);
+  });
+
+  it("has its own messages back after a reload", async () => {
+    const [link] = linksTo("reloaded");
+    const ada = await (await Tab.open(link)).live();
+    for (const text of ["one", "two"]) await ada.type(text);
+    const before = await ada.logOf(2);
+    await ada.page.reload();
+    assert.deepEqual(await (await ada.live()).logOf(2), before);
+    await ada.close();
+  });
+
+  it("counts what is unread in other rooms", async () => {
+    const [link] = linksTo("here");
+    const ada = await (await Tab.open(link)).live();
+    const grace = await Client.connect(server, server.token("grace"));
+    await waitFor(() => ada.received.some(({ type, room }) => type === "joined" && room === "support"), SHOWN_WITHIN_MS, () => "joining");
+    for (const payload of [{ text: "a question" }, "plain", { any: ["JSON"] }]) await grace.ask({ type: "broadcast", room: "support", payload });
+    await ada.page.getByRole("link", { name: "support 3 unread" }).click();
+    assert.deepEqual((await ada.logOf(3)).map(({ text }) => text), ["a question", "plain", '{"any":["JSON"]}']);
+    await ada.page.getByRole("link", { name: "support", exact: true }).waitFor();
+    await ada.page.fill("#room-input", "a new one");
+    await ada.page.press("#room-input", "Enter");
+    await ada.page.getByRole("heading", { name: "a new one" }).waitFor();
+    grace.close();
+    await ada.close();
+  });
+
+  it("explains how to come in", async () => {
+    const stranger = await Tab.open(server.url, { ...PHONE });
+    await stranger.page.getByRole("heading", { name: "It’s running. Now come in." }).waitFor();
+    await stranger.screenshot("welcome");
+    await stranger.page.getByLabel("Token").fill("nonsense");
+    await stranger.page.getByRole("button", { name: "Enter" }).click();
+    await stranger.page.getByText("This token isn’t valid, or was revoked. (4001)").waitFor();
+    assert.equal(await stranger.page.getAttribute("body", "data-state"), "stopped");
+
+    await stranger.page.getByRole("button", { name: "Use another token" }).click();
+    await stranger.page.getByLabel("Token").fill(server.token("linus"));
+    await stranger.page.getByRole("button", { name: "Enter" }).click();
+    await stranger.live();
+    await stranger.close();
+  });
+
+  it("looks like something for a website", async () => {
+    const links = linksTo("launch");
+    const ada = await (await Tab.open(links[0])).live();
+    const grace = await (await Tab.open(links[1], { ...DESKTOP, colorScheme: "dark" })).live();
+    let count = 0;
+    const say = async (tab, ...lines) => {
+      for (const line of lines) {
+        await tab.type(line);
+        await tab.logOf((count += 1));
+      }
+    };
+    await say(ada, "Morning! The checklist for today is in here, so nobody has to search for it.");
+    await grace.logOf(count);
+    await say(grace, "Perfect, thank you.", "Which part is still open?");
+    await ada.logOf(count);
+    await say(ada, "Only the load test. We pull the plug in the middle of it, and see that everyone comes back with nothing missing.");
+    await ada.page.click("#drop");
+    await say(grace, "Numbers are in.", "Nothing lost. Not one.");
+    await ada.page.click("#banner-action");
+    await ada.logOf(count);
+    await say(ada, "Then we ship.");
+    await grace.logOf(count);
+    await ada.page.locator("#text").pressSequentially("Thank you all");
+    await grace.page.getByText("ada is typing…").waitFor();
+    await grace.screenshot("desktop-dark");
+    await ada.screenshot("desktop-light");
+
+    const phone = await (await Tab.open(links[0], { ...PHONE })).live();
+    await phone.logOf(count);
+    const width = await phone.page.evaluate(() => document.scrollingElement.scrollWidth);
+    assert.ok(width <= 360, `the page is ${width} px wide on a phone of 360 px`);
+    await phone.screenshot("phone");
+    await phone.page.emulateMedia({ colorScheme: "dark" });
+    await phone.screenshot("phone-dark");
+    await phone.type("x".repeat(300));
+    await phone.logOf(count + 1);
+    const wordWidth = await phone.page.evaluate(() => document.querySelector("#scroll").scrollWidth);
+    assert.ok(wordWidth <= 360, `a long word makes the log ${wordWidth} px wide`);
+    await Promise.all([ada, grace, phone].map((tab) => tab.close()));
+  });
+});

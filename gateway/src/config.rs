@@ -1,0 +1,63 @@
+//! A gateway's limits and times, taken from the settings once, in the units that the code counts in.
+
+use carillon_core::{rate::Rate, rooms::RoomLimits, session::SessionLimits};
+use carillon_platform::settings::{Origins, Settings};
+use carillon_proto::frame;
+
+/// See [`Settings`] for what each of them means.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)] // Named as the settings are.
+pub struct Config {
+    pub shards: usize,
+    pub origins: Origins,
+    pub session: SessionLimits,
+    pub rooms: RoomLimits,
+    pub told: frame::Limits,
+    pub frame_bytes: usize,
+    pub outbox_bytes: usize,
+    pub token_bytes: usize,
+    pub handshake_ms: u64,
+    pub heartbeat_interval_ms: u64,
+    pub heartbeat_timeout_ms: u64,
+    pub leeway_ms: u64,
+    pub drain_window_ms: u64,
+}
+
+impl Config {
+    /// From the settings.
+    pub fn new(settings: &Settings) -> Self {
+        let limits = &settings.limits;
+        let per_core = || std::thread::available_parallelism().map_or(1, usize::from);
+        let joins = u32::try_from(limits.rooms_per_connection).unwrap_or(u32::MAX);
+        Self {
+            shards: if settings.gateway.shards == 0 { per_core() } else { settings.gateway.shards },
+            origins: settings.origins.clone(),
+            session: SessionLimits {
+                frames: Rate { per_second: limits.frames_per_second, burst: limits.frames_burst },
+                joins: Rate { per_second: joins, burst: joins },
+                json_depth: limits.json_depth,
+            },
+            rooms: RoomLimits {
+                rooms_per_connection: limits.rooms_per_connection,
+                replay_messages: u32::try_from(limits.replay_messages).unwrap_or(u32::MAX),
+                replay_outbox_bytes: limits.outbox_bytes / 4,
+                publish_timeout_ms: limits.publish_timeout_ms,
+                request_timeout_ms: limits.request_timeout_ms,
+                ..RoomLimits::default()
+            },
+            told: frame::Limits {
+                frame_bytes: limits.frame_bytes,
+                rooms: limits.rooms_per_connection,
+                frames_per_second: limits.frames_per_second,
+            },
+            frame_bytes: limits.frame_bytes,
+            outbox_bytes: limits.outbox_bytes,
+            token_bytes: limits.token_bytes,
+            handshake_ms: limits.handshake_ms,
+            heartbeat_interval_ms: settings.heartbeat.interval_ms,
+            heartbeat_timeout_ms: settings.heartbeat.timeout_ms,
+            leeway_ms: settings.jwt.leeway_s * 1000,
+            drain_window_ms: settings.drain.window_ms,
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The connections of a shard, as its rooms see them: frames are encoded here, once for everyone, and put into outboxes.
+
+use bytes::Bytes;
+use carillon_core::rooms::{Conn, Doors};
+use carillon_proto::{
+    codes::Close,
+    frame::{Outgoing, ServerFrame},
+    ids::{Epoch, Offset, RoomName},
+};
+
+use crate::{config::Config, connection::Connection, websocket::codec::text_frame};
+
+/// All connections of a shard, by place.
+pub(crate) struct Hub {
+    /// Boxed: an empty place costs a pointer, and a connection moves out whole when it closes.
+    connections: Vec<Option<Box<Connection>>>,
+    /// First half of connection ids.
+    shard_id: String,
+    told: carillon_proto::frame::Limits,
+    outbox_bytes: usize,
+    /// Connections with something to write.
+    dirty: Vec<Conn>,
+    /// Connections to be closed, and what to tell them.
+    closing: Vec<(Conn, Close)>,
+}
+
+impl Hub {
+    pub(crate) fn new(shard_id: String, config: &Config) -> Self {
+        Self {
+            connections: Vec::new(),
+            shard_id,
+            told: config.told,
+            outbox_bytes: config.outbox_bytes,
+            dirty: Vec::new(),
+            closing: Vec::new(),
+        }
+    }
+
+    pub(crate) fn insert(&mut self, conn: Conn, connection: Box<Connection>) {
+        let index = conn.index as usize;
+        if self.connections.len() <= index {
+            self.connections.resize_with(index + 1, || None);
+        }
+        self.connections[index] = Some(connection);
+    }
+
+    pub(crate) fn get_mut(&mut self, conn: Conn) -> Option<&mut Connection> {
+        self.connections.get_mut(conn.index as usize)?.as_deref_mut().filter(|connection| connection.life == conn.life)
+    }
+
+    pub(crate) fn get(&self, conn: Conn) -> Option<&Connection> {
+        self.connections.get(conn.index as usize)?.as_deref().filter(|connection| connection.life == conn.life)
+    }
+
+    pub(crate) fn remove(&mut self, conn: Conn) -> Option<Box<Connection>> {
+        self.get(conn)?;
+        self.connections.get_mut(conn.index as usize)?.take()
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = Conn> {
+        let places = self.connections.iter().enumerate();
+        places.filter_map(|(index, it)| it.as_deref().map(|it| Conn { index: index as u32, life: it.life }))
+    }
+
+    /// Queues encoded frames for a connection. One whose outbox overflows is too slow, and is closed.
+    pub(crate) fn push(&mut self, to: Conn, frames: Bytes) {
+        let limit = self.outbox_bytes;
+        let Some(connection) = self.get_mut(to) else { return };
+        if connection.is_closing {
+            return;
+        }
+        if connection.outbox.push(frames, limit).is_err() {
+            return self.close(to, Close::SlowConsumer);
+        }
+        if !std::mem::replace(&mut connection.is_dirty, true) {
+            self.dirty.push(to);
+        }
+    }
+
+    /// Ends a connection at the next flush; the first reason counts.
+    pub(crate) fn close(&mut self, conn: Conn, why: Close) {
+        if let Some(connection) = self.get_mut(conn)
+            && !std::mem::replace(&mut connection.is_closing, true)
+        {
+            self.closing.push((conn, why));
+        }
+    }
+
+    pub(crate) fn take_closing(&mut self) -> Vec<(Conn, Close)> {
+        std::mem::take(&mut self.closing)
+    }
+
+    pub(crate) fn take_dirty(&mut self) -> Vec<Conn> {
+        std::mem::take(&mut self.dirty)
+    }
+}
+
+impl Doors for Hub {
+    type Shared = Option<Bytes>;
+
+    fn message(&mut self, to: Conn, message: &Outgoing<'_>, shared: &mut Self::Shared) {
+        let frame = shared.get_or_insert_with(|| text_frame(|out| ServerFrame::Message(*message).write(out)));
+        let frame = frame.clone();
+        self.push(to, frame);
+    }
+
+    fn frame(&mut self, to: Conn, frame: &ServerFrame<'_>) {
+        self.push(to, text_frame(|out| frame.write(out)));
+    }
+
+    fn welcome(&mut self, to: Conn, personal: &RoomName, head: Offset, epoch: &Epoch) {
+        let id = format!("{}-{}-{}", self.shard_id, to.index, to.life);
+        let limits = self.told;
+        let Some(connection) = self.get_mut(to) else { return };
+        let connected = text_frame(|out| {
+            let frame = ServerFrame::Connected {
+                user: connection.session.user(),
+                client: connection.session.client(),
+                connection: &id,
+                expires_at: Some(connection.session.expires_at_ms()),
+                limits,
+                personal: (personal, head, epoch),
+            };
+            frame.write(out);
+        });
+        connection.is_open = true;
+        connection.wake();
+        self.push(to, connected);
+    }
+
+    fn identity(&self, of: Conn) -> (&str, &str) {
+        self.get(of).map_or(("", ""), |connection| (connection.session.user().as_str(), connection.session.client().as_str()))
+    }
+
+    fn outbox_bytes(&self, of: Conn) -> usize {
+        self.get(of).map_or(usize::MAX, |connection| connection.outbox.bytes())
+    }
+}

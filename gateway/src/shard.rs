@@ -1,0 +1,555 @@
+//! One thread of a gateway with all that it owns: its connections, its rooms, its end of the links. Inputs (a socket is
+//! readable, a batch came, time passed) only change state and note what is to be written; the flusher, which runs after
+//! the tasks that are ready now, writes it. So what happens together leaves together, and nothing waits when little happens.
+
+use std::{
+    cell::RefCell,
+    io,
+    net::TcpListener,
+    rc::Rc,
+    sync::Arc,
+    task::{Poll, Waker},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use carillon_core::{
+    Now,
+    grants::Grants,
+    rooms::{Conn, Doors, Rooms},
+    session::{Act, Refusal, Scratch, Session},
+};
+use carillon_platform::{
+    auth::{TokenVerifier, VerifyError},
+    bus::{Bus, Subscription},
+    shutdown::Shutdown,
+};
+use carillon_proto::{
+    claims::Claims,
+    codes::{Close, ErrorCode},
+    frame::ServerFrame,
+    ids::{ClientId, GatewayId, PartitionId, UserId},
+    link::{DownBatch, down_subject, up_subject},
+};
+use prost::Message as _;
+use tokio::{net::TcpStream, task::LocalSet, time::sleep};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    Gateway,
+    config::Config,
+    connection::{Connection, Serving, Written, say_goodbye},
+    counters::{Counters, Tally},
+    http,
+    hub::Hub,
+    websocket::codec::{self, Decoder, Event, Violation},
+    wheel::{Due, Wheel},
+};
+
+/// How often a shard looks at the clock.
+const TICK: Duration = Duration::from_millis(50);
+/// Batches of one owner that are taken before others get their turn.
+const BATCHES_PER_TURN: usize = 64;
+/// The pause after a failed accept, mostly for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The pause before another try to subscribe.
+const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
+/// What is read from a socket at once, beside the rest of a frame.
+const READ_BYTES: usize = 16 * 1024;
+/// A client that is told to leave waits so long at most before it comes back, by chance.
+const DRAIN_JITTER_MS: u32 = 1000;
+
+/// Runs a shard on this thread until the drain has let every client go.
+pub(crate) fn run(gateway: Gateway, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, serve(gateway, listener, shutdown))
+}
+
+async fn serve(gateway: Gateway, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let shard = Shard::new(&gateway);
+    let id = shard.borrow().id;
+    for partition in PartitionId::all() {
+        tokio::task::spawn_local(listen_to_owner(shard.clone(), id, partition));
+    }
+    tokio::task::spawn_local(flush_when_due(shard.clone()));
+    tokio::task::spawn_local(watch_the_clock(shard.clone()));
+    let door = Rc::new(http::Door::new(&gateway, shard.clone(), shutdown.token()));
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    // Frames are written when they are complete; waiting for more would only add latency.
+                    let _ = stream.set_nodelay(true);
+                    http::spawn(door.clone(), stream);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection can't be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            () = shutdown.draining() => break,
+        }
+    }
+    drop(listener);
+    let window_ms = if shutdown.failure().is_some() { 0 } else { gateway.config.drain_window_ms };
+    shard.borrow_mut().begin_drain(window_ms);
+    while !shard.borrow().is_deserted() {
+        sleep(TICK).await;
+    }
+    let goodbyes = shard.borrow().goodbyes.clone();
+    goodbyes.close();
+    goodbyes.wait().await;
+    Ok(())
+}
+
+async fn listen_to_owner(shard: Rc<RefCell<Shard>>, id: GatewayId, partition: PartitionId) {
+    let bus = shard.borrow().bus.clone();
+    loop {
+        match bus.subscribe(&down_subject(id, partition)).await {
+            Ok(subscription) => take_batches(&shard, partition, subscription).await,
+            Err(error) => tracing::warn!(%partition, %error, "can't listen to the owner yet"),
+        }
+        sleep(SUBSCRIBE_PAUSE).await;
+    }
+}
+
+async fn take_batches(shard: &RefCell<Shard>, partition: PartitionId, mut subscription: Subscription) {
+    while let Some(batch) = subscription.next().await {
+        let mut shard = shard.borrow_mut();
+        shard.on_batch(partition, &batch);
+        for _ in 1..BATCHES_PER_TURN {
+            match subscription.try_next() {
+                Some(batch) => shard.on_batch(partition, &batch),
+                None => break,
+            }
+        }
+    }
+}
+
+async fn flush_when_due(shard: Rc<RefCell<Shard>>) {
+    std::future::poll_fn(|cx| {
+        let mut shard = shard.borrow_mut();
+        shard.flusher = Some(cx.waker().clone());
+        if std::mem::take(&mut shard.flush_is_due) {
+            shard.flush();
+        }
+        Poll::<()>::Pending
+    })
+    .await;
+}
+
+async fn watch_the_clock(shard: Rc<RefCell<Shard>>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        shard.borrow_mut().on_tick();
+    }
+}
+
+/// The state of one shard.
+pub(crate) struct Shard {
+    id: GatewayId,
+    config: Config,
+    rooms: Rooms,
+    hub: Hub,
+    wheel: Wheel,
+    bus: Arc<dyn Bus>,
+    verifier: Arc<dyn TokenVerifier>,
+    /// Where each owner listens, made once.
+    subjects: Vec<String>,
+    start: Instant,
+    lives: u32,
+    /// Bytes are read here, whoever's they are.
+    scratch: Vec<u8>,
+    flusher: Option<Waker>,
+    flush_is_due: bool,
+    goodbyes: TaskTracker,
+    /// For tasks that outlive the input that started them.
+    this: std::rc::Weak<RefCell<Shard>>,
+    is_draining: bool,
+    counters: Arc<Counters>,
+    tally: Tally,
+    said_ticks: u32,
+}
+
+impl Shard {
+    fn new(gateway: &Gateway) -> Rc<RefCell<Self>> {
+        let id = GatewayId(uuid::Uuid::new_v4().into_bytes());
+        let config = gateway.config.clone();
+        Rc::new_cyclic(|this| {
+            RefCell::new(Self {
+                id,
+                rooms: Rooms::new(id, config.rooms.clone()),
+                hub: Hub::new(id.to_string()[..8].to_owned(), &config),
+                wheel: Wheel::default(),
+                bus: gateway.bus.clone(),
+                verifier: gateway.verifier.clone(),
+                subjects: PartitionId::all().map(up_subject).collect(),
+                start: Instant::now(),
+                lives: 0,
+                scratch: vec![0; config.frame_bytes + READ_BYTES],
+                flusher: None,
+                flush_is_due: false,
+                goodbyes: TaskTracker::new(),
+                this: this.clone(),
+                is_draining: false,
+                counters: gateway.counters.clone(),
+                tally: Tally::default(),
+                said_ticks: 0,
+                config,
+            })
+        })
+    }
+
+    /// A client with a verified token and an open socket. `early`: bytes that came behind its handshake.
+    pub(crate) fn on_connect(&mut self, stream: TcpStream, early: &[u8], claims: Claims, client: Option<ClientId>) {
+        let now = self.now();
+        let Ok(user) = UserId::parse(&claims.sub) else {
+            return self.refuse(stream, Close::Unauthorized);
+        };
+        if self.is_draining {
+            let retry_ms = fastrand::u32(0..=DRAIN_JITTER_MS);
+            return self.refuse(stream, Close::Draining { retry_ms });
+        }
+        let client = client.unwrap_or_else(|| {
+            let made = uuid::Uuid::new_v4().simple().to_string();
+            ClientId::parse(&made).expect("32 hexadecimal digits are a client id")
+        });
+        let grants = Arc::new(Grants::new(user, claims.grants));
+        let personal = grants.personal();
+        let expires_at_ms = claims.exp.saturating_mul(1000);
+        let session = Session::new(client, grants, expires_at_ms, &self.config.session, now.mono_ms);
+        self.lives = self.lives.wrapping_add(1);
+        let conn = Conn { index: self.rooms.next_index(), life: self.lives };
+        let connection = Connection::new(self.lives, stream, session, early.to_vec(), now.mono_ms);
+        self.hub.insert(conn, Box::new(connection));
+        self.rooms.connect(self.lives, personal, now, &mut self.hub);
+        self.tally.connections += 1;
+        self.wheel.schedule(now.mono_ms + self.config.handshake_ms, conn, Due::Welcome);
+        self.wheel.schedule(now.mono_ms + self.config.heartbeat_interval_ms, conn, Due::Heartbeat);
+        self.schedule_expiry(conn, expires_at_ms, now);
+        if let Some(shard) = self.this.upgrade() {
+            tokio::task::spawn_local(Serving { shard, conn });
+        }
+        self.want_flush();
+    }
+
+    /// A client that never becomes a connection: the upgrade is complete, so that it can be told why.
+    pub(crate) fn refuse(&mut self, stream: TcpStream, why: Close) {
+        self.counters.on_close(why.code());
+        let close = codec::close_frame(Some(why.code()), &why.reason());
+        tokio::task::spawn_local(self.goodbyes.track_future(say_goodbye(stream, Default::default(), close)));
+    }
+
+    pub(crate) fn connection(&mut self, conn: Conn) -> Option<&mut Connection> {
+        self.hub.get_mut(conn)
+    }
+
+    /// A socket has something to read.
+    pub(crate) fn read(&mut self, conn: Conn) {
+        let now = self.now();
+        let Some(connection) = self.hub.get_mut(conn) else { return };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let kept = connection.partial.len();
+        // A partial frame is shorter than the largest frame, beside which there is always room to read.
+        scratch[..kept].copy_from_slice(&connection.partial);
+        match connection.stream.try_read(&mut scratch[kept..]) {
+            Ok(0) => self.drop_connection(conn),
+            Ok(count) => {
+                connection.heard_ms = now.mono_ms as u32;
+                self.on_bytes(conn, &mut scratch[..kept + count], now);
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(_) => self.drop_connection(conn),
+        }
+        self.scratch = scratch;
+        self.want_flush();
+    }
+
+    fn on_bytes(&mut self, conn: Conn, bytes: &mut [u8], now: Now) {
+        let Some(connection) = self.hub.get_mut(conn) else { return };
+        let mut decoder: Decoder = std::mem::take(&mut connection.decoder);
+        let max = self.config.frame_bytes;
+        let fed = decoder.feed(bytes, max, |event| self.on_event(conn, event, now));
+        match fed {
+            Ok(used) => {
+                if let Some(connection) = self.hub.get_mut(conn) {
+                    connection.decoder = decoder;
+                    connection.partial = bytes[used..].to_vec();
+                }
+            }
+            Err(Violation::Protocol) => self.hub.close(conn, Close::WebSocketProtocol),
+            Err(Violation::NotUtf8) => self.hub.close(conn, Close::NotUtf8),
+            Err(Violation::TooBig) => self.hub.close(conn, Close::TooBig),
+        }
+    }
+
+    /// False when the connection takes nothing more.
+    fn on_event(&mut self, conn: Conn, event: Event<'_>, now: Now) -> bool {
+        let Some(connection) = self.hub.get_mut(conn) else { return false };
+        match event {
+            Event::Text(text) => {
+                self.tally.frames_in += 1;
+                let mut scratch = Scratch::default();
+                let act = connection.session.on_text(text, &mut scratch, &self.config.session, now.mono_ms);
+                self.act(conn, act, now);
+            }
+            Event::Binary(_) => {
+                self.tally.frames_in += 1;
+                let act = connection.session.on_binary(&self.config.session, now.mono_ms);
+                self.act(conn, act, now);
+            }
+            Event::Ping(payload) => self.hub.push(conn, codec::pong_frame(payload)),
+            Event::Pong => {}
+            Event::Close(code) => self.end(conn, codec::close_frame(code, "")),
+        }
+        self.hub.get(conn).is_some_and(|connection| !connection.is_closing)
+    }
+
+    fn act(&mut self, conn: Conn, act: Act<'_>, now: Now) {
+        let (rooms, hub) = (&mut self.rooms, &mut self.hub);
+        match act {
+            Act::Join { permit, options, reference } => rooms.join(conn, &permit, options, reference, now, hub),
+            Act::Leave { room, reference } => rooms.leave(conn, &room, reference, now, hub),
+            Act::Publish { permit, said } => rooms.publish(conn, &permit, &said, now, hub),
+            Act::History { permit, span, limit, reference } => rooms.history(conn, &permit, span, limit, reference, now),
+            Act::Presence { permit, reference } => {
+                let message = "presence is not served yet";
+                let room = Some(permit.room());
+                hub.frame(conn, &error(ErrorCode::Unavailable, message, reference, room, None));
+            }
+            Act::Refresh { token, reference } => self.verify_again(conn, token.to_owned(), reference.map(Box::from)),
+            Act::Pong { reference } => hub.frame(conn, &ServerFrame::Pong { reference }),
+            Act::Refuse(Refusal { code, message, reference, room, retry_after_ms }) => {
+                hub.frame(conn, &error(code, &message, reference.as_deref(), room.as_ref(), retry_after_ms));
+            }
+            Act::Close(why) => hub.close(conn, why),
+        }
+    }
+
+    fn verify_again(&mut self, conn: Conn, token: String, reference: Option<Box<str>>) {
+        let (verifier, this) = (self.verifier.clone(), self.this.clone());
+        let too_long = token.len() > self.config.token_bytes;
+        tokio::task::spawn_local(async move {
+            let verified = match too_long {
+                true => Err(VerifyError::Refused("longer than limits.token_bytes".into())),
+                false => verifier.verify(&token).await,
+            };
+            if let Some(shard) = this.upgrade() {
+                shard.borrow_mut().on_verified_again(conn, verified, reference.as_deref());
+            }
+        });
+    }
+
+    fn on_verified_again(&mut self, conn: Conn, verified: Result<Claims, VerifyError>, reference: Option<&str>) {
+        let now = self.now();
+        self.want_flush();
+        let Some(connection) = self.hub.get_mut(conn) else { return };
+        let claims = match verified {
+            Ok(claims) => claims,
+            Err(VerifyError::Refused(_)) => return self.hub.close(conn, Close::Unauthorized),
+            Err(VerifyError::Unavailable(_)) => {
+                let message = "the token can't be checked now";
+                return self.hub.frame(conn, &error(ErrorCode::Unavailable, message, reference, None, Some(1000)));
+            }
+        };
+        let Ok(user) = UserId::parse(&claims.sub) else { return self.hub.close(conn, Close::Unauthorized) };
+        let grants = Arc::new(Grants::new(user, claims.grants));
+        let expires_at = claims.exp.saturating_mul(1000);
+        if connection.session.on_refreshed(grants.clone(), expires_at).is_err() {
+            return self.hub.close(conn, Close::Unauthorized);
+        }
+        self.hub.frame(conn, &ServerFrame::Refreshed { reference, expires_at });
+        self.schedule_expiry(conn, expires_at, now);
+        let lost: Vec<_> = self.rooms.rooms_of(conn).filter(|room| grants.join((*room).clone()).is_none()).cloned().collect();
+        for room in lost {
+            self.rooms.expel(conn, &room, now, &mut self.hub);
+        }
+    }
+
+    fn schedule_expiry(&mut self, conn: Conn, expires_at_ms: u64, now: Now) {
+        let left = (expires_at_ms + self.config.leeway_ms).saturating_sub(now.unix_ms);
+        self.wheel.schedule(now.mono_ms + left, conn, Due::Expiry);
+    }
+
+    fn on_batch(&mut self, partition: PartitionId, batch: &Bytes) {
+        match DownBatch::decode(batch.clone()) {
+            Ok(batch) => {
+                let now = self.now();
+                self.rooms.on_batch(partition, batch, now, &mut self.hub);
+                self.want_flush();
+            }
+            Err(error) => tracing::debug!(%partition, %error, "a batch that is none"),
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = self.now();
+        while let Some(due) = self.wheel.pop(now.mono_ms) {
+            for (conn, due) in due {
+                self.on_due(conn, due, now);
+            }
+        }
+        self.rooms.on_tick(now, &mut self.hub);
+        self.said_ticks += 1;
+        if self.said_ticks % 5 == 0 {
+            self.counters.add(&mut self.tally, self.rooms.len(), self.rooms.counts());
+        }
+        self.want_flush();
+    }
+
+    fn on_due(&mut self, conn: Conn, due: Due, now: Now) {
+        let Some(connection) = self.hub.get_mut(conn) else { return };
+        match due {
+            Due::Welcome if connection.is_open => {}
+            Due::Welcome => self.hub.close(conn, Close::Unavailable),
+            Due::Heartbeat => self.on_heartbeat(conn, now),
+            Due::Expiry => {
+                let ends_ms = connection.session.expires_at_ms() + self.config.leeway_ms;
+                // A refresh has scheduled the later end.
+                if ends_ms <= now.unix_ms {
+                    self.hub.close(conn, Close::TokenExpired);
+                }
+            }
+            Due::Drain => {
+                let retry_ms = fastrand::u32(0..=DRAIN_JITTER_MS);
+                self.hub.frame(conn, &ServerFrame::Draining { retry_after_ms: retry_ms });
+                self.hub.close(conn, Close::Draining { retry_ms });
+            }
+        }
+    }
+
+    /// Pings go out at their interval whatever else comes in; anything that comes in answers one.
+    fn on_heartbeat(&mut self, conn: Conn, now: Now) {
+        let (interval, timeout) = (self.config.heartbeat_interval_ms, self.config.heartbeat_timeout_ms);
+        let Some(connection) = self.hub.get_mut(conn) else { return };
+        let now_ms = now.mono_ms as u32;
+        let next_ms = match connection.pinged_ms {
+            Some(pinged) if connection.heard_ms.wrapping_sub(pinged) > u32::MAX / 2 => {
+                let silent = u64::from(now_ms.wrapping_sub(pinged));
+                if silent >= timeout {
+                    return self.hub.close(conn, Close::HeartbeatTimeout);
+                }
+                timeout - silent
+            }
+            Some(pinged) if u64::from(now_ms.wrapping_sub(pinged)) < interval => {
+                interval - u64::from(now_ms.wrapping_sub(pinged))
+            }
+            _ => {
+                connection.pinged_ms = Some(now_ms);
+                // What came in at this very moment does not answer a ping that only goes out now.
+                connection.heard_ms = now_ms.wrapping_sub(1);
+                self.hub.push(conn, codec::PING_FRAME);
+                timeout
+            }
+        };
+        self.wheel.schedule(now.mono_ms + next_ms, conn, Due::Heartbeat);
+    }
+
+    /// Writes a connection's outbox to its socket.
+    pub(crate) fn write(&mut self, conn: Conn) {
+        let Some(connection) = self.hub.get_mut(conn) else { return };
+        match connection.write() {
+            Written::All => {
+                connection.is_blocked = false;
+                let now = self.now();
+                self.rooms.on_drained(conn, now);
+                self.want_flush();
+            }
+            Written::Some => {
+                if !std::mem::replace(&mut connection.is_blocked, true) {
+                    connection.wake();
+                }
+            }
+            Written::Broken => self.drop_connection(conn),
+        }
+    }
+
+    /// The client is gone without a word.
+    pub(crate) fn drop_connection(&mut self, conn: Conn) {
+        self.forget(conn);
+    }
+
+    /// The last frame, after what is queued.
+    fn end(&mut self, conn: Conn, close: Bytes) {
+        if let Some(connection) = self.forget(conn) {
+            let Connection { stream, outbox, .. } = *connection;
+            tokio::task::spawn_local(self.goodbyes.track_future(say_goodbye(stream, outbox, close)));
+        }
+    }
+
+    fn forget(&mut self, conn: Conn) -> Option<Box<Connection>> {
+        let connection = self.hub.remove(conn)?;
+        connection.wake();
+        self.tally.connections -= 1;
+        let now = self.now();
+        self.rooms.disconnect(conn, now);
+        self.want_flush();
+        Some(connection)
+    }
+
+    fn flush(&mut self) {
+        for (conn, why) in self.hub.take_closing() {
+            self.counters.on_close(why.code());
+            if why == Close::SlowConsumer
+                && let Some(connection) = self.hub.get_mut(conn)
+            {
+                connection.outbox.drop_unsent();
+            }
+            self.end(conn, codec::close_frame(Some(why.code()), &why.reason()));
+        }
+        let now = self.now();
+        while let Some((partition, batch)) = self.rooms.poll_batch(now) {
+            self.bus.publish(&self.subjects[partition.index()], batch.encode_to_vec().into());
+        }
+        for conn in self.hub.take_dirty() {
+            if let Some(connection) = self.hub.get_mut(conn) {
+                connection.is_dirty = false;
+                if !connection.is_blocked {
+                    self.write(conn);
+                }
+            }
+        }
+    }
+
+    fn want_flush(&mut self) {
+        if !std::mem::replace(&mut self.flush_is_due, true)
+            && let Some(flusher) = &self.flusher
+        {
+            flusher.wake_by_ref();
+        }
+    }
+
+    /// Every client leaves at a moment of its own within the window.
+    fn begin_drain(&mut self, window_ms: u64) {
+        self.is_draining = true;
+        let now = self.now();
+        let mut leaving: Vec<Conn> = self.hub.all().collect();
+        fastrand::shuffle(&mut leaving);
+        let count = leaving.len().max(1) as u64;
+        for (turn, conn) in leaving.into_iter().enumerate() {
+            self.wheel.schedule(now.mono_ms + window_ms * turn as u64 / count, conn, Due::Drain);
+        }
+    }
+
+    fn is_deserted(&self) -> bool {
+        self.hub.all().next().is_none()
+    }
+
+    fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { mono_ms: self.start.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as u64 }
+    }
+}
+
+fn error<'a>(
+    code: ErrorCode,
+    message: &'a str,
+    reference: Option<&'a str>,
+    room: Option<&'a carillon_proto::ids::RoomName>,
+    retry_after_ms: Option<u32>,
+) -> ServerFrame<'a> {
+    ServerFrame::Error { code, message, reference, room, retry_after_ms, outcome_unknown: false }
+}

@@ -1,0 +1,131 @@
+//! Reading the store, each read at one moment of it: a group of appends is seen as a whole or not at all. Blocking, since
+//! the store may go to the disk.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use carillon_proto::ids::{Offset, PartitionId, RoomName};
+use fjall::{Readable, Snapshot};
+
+use super::{
+    layout::{self, Floor},
+    store::Store,
+};
+use crate::log::{Part, ReadLimit, ReadSpan, Sequence, Stored};
+
+/// The store at one moment.
+pub(super) struct Reads<'a> {
+    store: &'a Store,
+    moment: Snapshot,
+}
+
+impl<'a> Reads<'a> {
+    /// The store at this moment: everything that was acked is in it.
+    pub(super) fn of(store: &'a Store) -> Self {
+        Self { store, moment: store.db.snapshot() }
+    }
+
+    /// The newest sequence, 0 in an empty partition.
+    pub(super) fn last(&self, partition: PartitionId) -> fjall::Result<Sequence> {
+        Ok(self.last_entry(partition)?.map_or(0, |(sequence, _)| sequence))
+    }
+
+    /// The newest sequence and when it was appended, in Unix milliseconds.
+    pub(super) fn last_entry(&self, partition: PartitionId) -> fjall::Result<Option<(Sequence, u64)>> {
+        let Some(newest) = self.order(partition, 0, Sequence::MAX).next_back() else { return Ok(None) };
+        let (key, value) = newest.into_inner()?;
+        Ok(Some((layout::order_sequence(&key), layout::order_ts(&value))))
+    }
+
+    /// The newest offset of a room, 0 if it is empty.
+    pub(super) fn head_offset(&self, partition: PartitionId, room: &RoomName) -> fjall::Result<Offset> {
+        let newest = self.messages(partition, room, 0, Offset::MAX).next_back();
+        newest.map_or(Ok(0), |newest| Ok(layout::message_offset(&newest.key()?)))
+    }
+
+    /// The newest record of a room.
+    pub(super) fn head(&self, partition: PartitionId, room: &RoomName) -> fjall::Result<Option<Stored>> {
+        let newest = self.messages(partition, room, 0, Offset::MAX).next_back();
+        newest.map(|newest| Ok(layout::stored(&newest.value()?))).transpose()
+    }
+
+    /// How far the room was trimmed.
+    pub(super) fn floor(&self, partition: PartitionId, room: &RoomName) -> fjall::Result<Floor> {
+        let floor = self.moment.get(&self.store.floors, layout::floor_key(partition, room))?;
+        Ok(floor.map_or(Floor::NONE, |floor| Floor::decode(&floor)))
+    }
+
+    /// Part of a room, oldest first.
+    pub(super) fn part(&self, partition: PartitionId, room: &RoomName, span: ReadSpan, limit: ReadLimit) -> fjall::Result<Part> {
+        // Offsets are dense from 1 and the newest one always stays, so that the oldest one is known without looking for it.
+        // Looking would mean to step over everything that was removed.
+        let floor = self.floor(partition, room)?.first;
+        let records = match span {
+            ReadSpan::After(offset) => {
+                let from = floor.max(offset.saturating_add(1));
+                take(self.messages(partition, room, from, Offset::MAX), limit)?
+            }
+            ReadSpan::Before(offset) => {
+                let mut newest_first = match offset.checked_sub(1) {
+                    Some(to) if to >= floor => take(self.messages(partition, room, floor, to).rev(), limit)?,
+                    _ => Vec::new(),
+                };
+                newest_first.reverse();
+                newest_first
+            }
+        };
+        let is_empty = records.is_empty() && self.head_offset(partition, room)? == 0;
+        Ok(Part { records, first: if is_empty { 0 } else { floor } })
+    }
+
+    /// Everything that was appended within the last `window`, oldest first.
+    pub(super) fn recent(&self, partition: PartitionId, window: Duration) -> fjall::Result<Vec<Stored>> {
+        let since = now_ms().saturating_sub(window.as_millis() as u64);
+        let mut keys = Vec::new();
+        for entry in self.order(partition, 0, Sequence::MAX).rev() {
+            let entry = entry.value()?;
+            if layout::order_ts(&entry) < since {
+                break;
+            }
+            keys.push(layout::order_message_key(partition, &entry));
+        }
+        let mut records = Vec::with_capacity(keys.len());
+        for key in keys.iter().rev() {
+            // What was trimmed since is missing.
+            if let Some(value) = self.moment.get(&self.store.messages, key)? {
+                records.push(layout::stored(&value));
+            }
+        }
+        Ok(records)
+    }
+
+    /// Entries of `order`, both ends included.
+    pub(super) fn order(&self, partition: PartitionId, from: Sequence, to: Sequence) -> fjall::Iter {
+        self.moment.range(&self.store.order, layout::order_key(partition, from)..=layout::order_key(partition, to))
+    }
+
+    /// Entries of `messages`, both ends included. An inverted span is empty.
+    fn messages(&self, partition: PartitionId, room: &RoomName, from: Offset, to: Offset) -> fjall::Iter {
+        let from = layout::message_key(partition, room, from);
+        let to = layout::message_key(partition, room, to);
+        self.moment.range(&self.store.messages, from..=to)
+    }
+}
+
+/// Unix milliseconds.
+pub(super) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+fn take(entries: impl Iterator<Item = fjall::Guard>, limit: ReadLimit) -> fjall::Result<Vec<Stored>> {
+    let mut records = Vec::new();
+    let mut bytes = 0;
+    for entry in entries.take(limit.records) {
+        let record = layout::stored(&entry.value()?);
+        bytes += record.record.len();
+        if bytes > limit.bytes && !records.is_empty() {
+            break;
+        }
+        records.push(record);
+    }
+    Ok(records)
+}

@@ -1,0 +1,304 @@
+//! The one thread that writes: it takes all that is queued, commits it as one group with one sync, and answers in order.
+//! While it syncs the next group gathers, so that a slow disk makes larger groups rather than longer waits.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use carillon_proto::ids::{Offset, PARTITIONS, PartitionId, RoomName};
+use fjall::{OwnedWriteBatch, PersistMode};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    layout::{self, Floor},
+    reads::{Reads, now_ms},
+    store::Store,
+};
+use crate::log::{Append, AppendError, LogError, Sequence};
+
+/// The most commands in a group: the first of them waits for the last one to be written, about 10 ms for so many.
+const MAX_GROUP: usize = 1_024;
+/// The most bytes of records in a group, the last one excepted; about 10 ms of writing too.
+const MAX_GROUP_BYTES: usize = 4 * 1024 * 1024;
+
+/// Rooms whose newest offset is remembered, at about 100 bytes: 6 MiB. Others cost a look into the store.
+const MAX_HEADS: usize = 65_536;
+
+/// How long `order` remembers. Must be longer than anybody's window in [`crate::log::Log::recent`], the longest of which
+/// is the 2 minutes in which an owner recognises repeats.
+const ORDER_WINDOW: Duration = Duration::from_secs(10 * 60);
+/// Old entries are removed once the oldest is so much over the window, not one by one.
+const ORDER_SLACK: Duration = Duration::from_secs(60);
+
+/// Trimmed records that are removed with one group: what a trim of a long room may add to everybody's latency, about 2 ms.
+const MAX_CLEARED: u64 = 512;
+/// Trimmed rooms that wait for it; more trims are refused.
+const MAX_CLEARINGS: usize = 1_024;
+
+/// What the writer is asked for. Dropping an answer's sender tells that the log is closed.
+pub(super) enum Command {
+    Append { partition: PartitionId, append: Append, ack: oneshot::Sender<Result<Sequence, AppendError>> },
+    Trim { partition: PartitionId, room: RoomName, below: Offset, done: oneshot::Sender<Result<(), LogError>> },
+}
+
+impl Command {
+    /// What it holds in the queue.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Append { append, .. } => append.record.len(),
+            Self::Trim { .. } => 0,
+        }
+    }
+}
+
+/// Closes the log for good; the first reason stays.
+pub(super) fn close(closed: &watch::Sender<Option<String>>, reason: String) {
+    closed.send_if_modified(|closed| {
+        let is_first = closed.is_none();
+        if is_first {
+            tracing::error!(reason, "the log is closed: the process must end");
+            *closed = Some(reason);
+        }
+        is_first
+    });
+}
+
+pub(super) struct Writer {
+    store: Arc<Store>,
+    queue: mpsc::Receiver<Command>,
+    queued_bytes: Arc<AtomicUsize>,
+    closed: watch::Sender<Option<String>>,
+    tails: [Tail; PARTITIONS as usize],
+    heads: HashMap<(PartitionId, RoomName), Offset>,
+    clearings: HashMap<(PartitionId, RoomName), Clearing>,
+}
+
+/// The end of a partition, and how far its `order` was forgotten.
+#[derive(Default)]
+struct Tail {
+    last: Sequence,
+    /// When `last` was appended, in Unix milliseconds; never falls, even if the clock does.
+    last_ts: u64,
+    /// `order` begins here or later,
+    oldest: Sequence,
+    /// and what is there is of this time or later.
+    oldest_ts: u64,
+    /// Appended in the group at hand.
+    grown: usize,
+}
+
+/// A room whose records below the floor wait to be removed.
+struct Clearing {
+    floor: Floor,
+    /// Whether the store knows this floor.
+    is_written: bool,
+}
+
+/// An answer that is owed once the group is durable.
+enum Answer {
+    Append(oneshot::Sender<Result<Sequence, AppendError>>, Result<Sequence, AppendError>),
+    Trim(oneshot::Sender<Result<(), LogError>>, Result<(), LogError>),
+}
+
+impl Writer {
+    pub(super) fn new(
+        store: Arc<Store>,
+        queue: mpsc::Receiver<Command>,
+        queued_bytes: Arc<AtomicUsize>,
+        closed: watch::Sender<Option<String>>,
+    ) -> fjall::Result<Self> {
+        let mut tails: [Tail; PARTITIONS as usize] = Default::default();
+        let reads = Reads::of(&store);
+        for partition in PartitionId::all() {
+            if let Some((last, last_ts)) = reads.last_entry(partition)? {
+                tails[partition.index()] = Tail { last, last_ts, ..Tail::default() };
+            }
+        }
+        drop(reads);
+        Ok(Self { store, queue, queued_bytes, closed, tails, heads: HashMap::new(), clearings: HashMap::new() })
+    }
+
+    /// Writes until nobody can append any more, or until the disk fails.
+    pub(super) fn run(mut self) {
+        while let Some(commands) = self.next_group() {
+            let bytes: usize = commands.iter().map(Command::bytes).sum();
+            if let Err(error) = self.write(commands, now_ms()) {
+                // What is still queued learns it from this thread's end.
+                return close(&self.closed, error.to_string());
+            }
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// All that is queued, within the limits of a group. Waits for the first command, unless there is something to clear.
+    fn next_group(&mut self) -> Option<Vec<Command>> {
+        let mut commands = Vec::new();
+        if self.clearings.is_empty() {
+            commands.push(self.queue.blocking_recv()?);
+        }
+        let mut bytes = commands.first().map_or(0, Command::bytes);
+        while commands.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
+            match self.queue.try_recv() {
+                Ok(command) => {
+                    bytes += command.bytes();
+                    commands.push(command);
+                }
+                Err(mpsc::error::TryRecvError::Disconnected) if commands.is_empty() => return None,
+                Err(_) => break,
+            }
+        }
+        Some(commands)
+    }
+
+    /// Commits the commands as one group at `now` (Unix milliseconds) and answers them.
+    fn write(&mut self, commands: Vec<Command>, now: u64) -> fjall::Result<()> {
+        if self.heads.len() >= MAX_HEADS {
+            self.heads.clear();
+        }
+        // No key may be written twice in one batch, since both would have the same number. So records are cleared first,
+        // while the floors don't reach into this group yet, and floors are written last, when they don't move any more.
+        let mut batch = self.store.db.batch().durability(Some(PersistMode::SyncData));
+        let mut answers = Vec::with_capacity(commands.len());
+        self.clear(&mut batch);
+        for command in commands {
+            answers.push(match command {
+                Command::Append { partition, append, ack } => {
+                    Answer::Append(ack, self.append(&mut batch, partition, append, now)?)
+                }
+                Command::Trim { partition, room, below, done } => Answer::Trim(done, self.trim(partition, room, below)?),
+            });
+        }
+        self.write_floors(&mut batch);
+        self.forget_order(&mut batch, now)?;
+        batch.commit()?;
+
+        for answer in answers {
+            // Who doesn't wait any more misses nothing.
+            match answer {
+                Answer::Append(ack, result) => drop(ack.send(result)),
+                Answer::Trim(done, result) => drop(done.send(result)),
+            }
+        }
+        Ok(())
+    }
+
+    fn append(
+        &mut self,
+        batch: &mut OwnedWriteBatch,
+        partition: PartitionId,
+        append: Append,
+        now: u64,
+    ) -> fjall::Result<Result<Sequence, AppendError>> {
+        let Append { room, offset, sequence, record } = append;
+        let head = *self.head(partition, &room)?;
+        let tail = &mut self.tails[partition.index()];
+        let fenced = AppendError::Fenced { expected: sequence, last: tail.last };
+        if sequence != tail.last + 1 {
+            return Ok(Err(fenced));
+        }
+        if offset != head + 1 {
+            // A hole in a room could never be mended, and would look like lost messages to every reader.
+            tracing::error!(%partition, %room, head, offset, "refused an append whose offset does not follow");
+            return Ok(Err(fenced));
+        }
+        tail.last = sequence;
+        tail.last_ts = now.max(tail.last_ts);
+        tail.grown += 1;
+        let (key, value) = (layout::order_key(partition, sequence), layout::order_value(tail.last_ts, &room, offset));
+        batch.insert(&self.store.order, key, value);
+        let (key, value) = (layout::message_key(partition, &room, offset), layout::message_value(sequence, &record));
+        batch.insert(&self.store.messages, key, value);
+        *self.head(partition, &room)? = offset;
+        Ok(Ok(sequence))
+    }
+
+    /// The newest offset of a room, this group included.
+    fn head(&mut self, partition: PartitionId, room: &RoomName) -> fjall::Result<&mut Offset> {
+        match self.heads.entry((partition, room.clone())) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(unknown) => Ok(unknown.insert(Reads::of(&self.store).head_offset(partition, room)?)),
+        }
+    }
+
+    /// Raises a room's floor; its records are removed with the next groups.
+    fn trim(&mut self, partition: PartitionId, room: RoomName, below: Offset) -> fjall::Result<Result<(), LogError>> {
+        let head = *self.head(partition, &room)?;
+        let pending = self.clearings.get(&(partition, room.clone()));
+        if pending.is_none() && self.clearings.len() >= MAX_CLEARINGS {
+            return Ok(Err(LogError::Unavailable("too many trimmed rooms wait to be cleared".into())));
+        }
+        let mut floor = match pending {
+            Some(pending) => pending.floor,
+            None => Reads::of(&self.store).floor(partition, &room)?,
+        };
+        if below.min(head) > floor.first {
+            floor.first = below.min(head);
+            self.clearings.insert((partition, room), Clearing { floor, is_written: false });
+        }
+        Ok(Ok(()))
+    }
+
+    /// Removes some records below the floors of earlier groups.
+    fn clear(&mut self, batch: &mut OwnedWriteBatch) {
+        let mut budget = MAX_CLEARED;
+        for ((partition, room), Clearing { floor, is_written }) in &mut self.clearings {
+            let until = floor.first.min(floor.cleared + budget);
+            for offset in floor.cleared..until {
+                batch.remove(&self.store.messages, layout::message_key(*partition, room, offset));
+            }
+            budget -= until - floor.cleared;
+            *is_written &= until == floor.cleared;
+            floor.cleared = until;
+        }
+    }
+
+    fn write_floors(&mut self, batch: &mut OwnedWriteBatch) {
+        for ((partition, room), Clearing { floor, is_written }) in &mut self.clearings {
+            if !*is_written {
+                batch.insert(&self.store.floors, layout::floor_key(*partition, room), floor.encode());
+                *is_written = true;
+            }
+        }
+        self.clearings.retain(|_, Clearing { floor, .. }| floor.cleared < floor.first);
+    }
+
+    /// Removes entries of `order` that are over the window, where the partition has grown: so the newest one stays, and
+    /// with it the partition's sequence.
+    fn forget_order(&mut self, batch: &mut OwnedWriteBatch, now: u64) -> fjall::Result<()> {
+        let since = now.saturating_sub(ORDER_WINDOW.as_millis() as u64);
+        let overdue = since.saturating_sub(ORDER_SLACK.as_millis() as u64);
+        for partition in PartitionId::all() {
+            let tail = &mut self.tails[partition.index()];
+            // Twice what has come, so that it catches up.
+            let most = 2 * std::mem::take(&mut tail.grown);
+            if most == 0 || tail.oldest_ts > overdue {
+                continue;
+            }
+            let entries = Reads::of(&self.store).order(partition, tail.oldest, Sequence::MAX);
+            (tail.oldest, tail.oldest_ts) = (tail.last, now);
+            for (removed, entry) in entries.enumerate() {
+                let (key, value) = entry.into_inner()?;
+                let ts = layout::order_ts(&value);
+                if ts >= since || removed == most {
+                    (tail.oldest, tail.oldest_ts) = (layout::order_sequence(&key), ts);
+                    break;
+                }
+                batch.remove(&self.store.order, key);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            close(&self.closed, "the writer of the log has crashed".into());
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! `cargo xtask test`: sets up what is missing, then runs the Rust tests and the tests that drive a really
+//! started server from Node and from a browser.
+
+use anyhow::{Context, Result};
+
+use crate::steps::{self, Steps, cargo, command, root};
+use crate::tools;
+
+pub(crate) fn run(steps: &mut Steps) -> Result<()> {
+    let mut chromium = None;
+    steps.run("tools", || {
+        tools::check_node()?;
+        tools::install_node_packages()?;
+        chromium = Some(tools::find_or_install_chromium()?);
+        Ok(())
+    })?;
+    let chromium = chromium.expect("the step above sets it or fails");
+
+    steps.run("build", || steps::run(&mut cargo(&["build", "--package", "carillon", "--locked"])))?;
+    steps.run("rust tests", || steps::run(&mut cargo(&["test", "--workspace", "--locked"])))?;
+    steps.run("web tests", || {
+        // One file at a time: each starts servers and browsers, and small machines would run into time-outs.
+        let mut tests = command("node", &["--test", "--test-concurrency=1", "--test-reporter=spec"]);
+        tests.args(web_test_files()?);
+        tests.env("CARILLON_BIN", carillon_binary()?);
+        tests.env("CHROMIUM", &chromium).current_dir(root().join(tools::WEB_TESTS));
+        steps::run(&mut tests)
+    })
+}
+
+/// Named one by one, since Node 20 knows no patterns and would also search `node_modules` of other folders.
+fn web_test_files() -> Result<Vec<String>> {
+    let folder = root().join(tools::WEB_TESTS);
+    let mut names = Vec::new();
+    for entry in folder.read_dir().with_context(|| format!("could not list {}", folder.display()))? {
+        let name = entry?.file_name().into_string().unwrap_or_default();
+        if name.ends_with(".test.js") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Asked of cargo, since the target folder can be moved by settings and environment.
+fn carillon_binary() -> Result<String> {
+    let metadata = steps::output(&mut cargo(&["metadata", "--format-version", "1", "--no-deps", "--locked"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let target = metadata["target_directory"].as_str().context("cargo metadata names no target_directory")?;
+    Ok(format!("{target}/debug/carillon{}", std::env::consts::EXE_SUFFIX))
+}

@@ -1,0 +1,75 @@
+//! What the tests need beside Rust: Node, the Node packages, and a Chromium. Missing packages are installed;
+//! what can't be installed from here is named together with the way to get it.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::steps::{command, output, root, run};
+
+/// The Node package that holds the tests against a started server.
+pub(crate) const WEB_TESTS: &str = "carillon/tests/web";
+
+/// The oldest Node whose test runner knows what the tests use.
+const NODE_MAJOR_MIN: u32 = 20;
+
+const CHROMIUM_NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+
+pub(crate) fn check_node() -> Result<()> {
+    let version = output(&mut command("node", &["--version"])).with_context(|| {
+        format!("the web tests need Node {NODE_MAJOR_MIN} or newer with npm on the PATH (https://nodejs.org)")
+    })?;
+    let major = version.trim().trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major.is_none_or(|major| major < NODE_MAJOR_MIN) {
+        bail!("the web tests need Node {NODE_MAJOR_MIN} or newer, but `node --version` says {}", version.trim());
+    }
+    Ok(())
+}
+
+/// `npm ci`, unless the very same lock was installed last time.
+pub(crate) fn install_node_packages() -> Result<()> {
+    let folder = root().join(WEB_TESTS);
+    let lock = fs::read(folder.join("package-lock.json")).with_context(|| format!("no package-lock.json in {WEB_TESTS}"))?;
+    let installed = folder.join("node_modules/.installed-lock.json");
+    if fs::read(&installed).is_ok_and(|installed| installed == lock) {
+        return Ok(());
+    }
+    let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };
+    run(command(npm, &["ci", "--no-audit", "--no-fund"]).current_dir(&folder))?;
+    fs::write(&installed, &lock).with_context(|| format!("could not write {}", installed.display()))
+}
+
+/// The path of a Chromium: the one that `CHROMIUM` names, else one on the PATH, else one that apt installs.
+pub(crate) fn find_or_install_chromium() -> Result<String> {
+    if let Some(path) = std::env::var("CHROMIUM").ok().filter(|path| !path.is_empty()) {
+        if !Path::new(&path).exists() {
+            bail!("CHROMIUM names {path}, which does not exist");
+        }
+        return Ok(path);
+    }
+    if let Some(path) = chromium_on_path() {
+        return Ok(path);
+    }
+    if !can_use_apt() {
+        bail!(
+            "no Chromium found: install one (for example `sudo apt-get install chromium`), or name it in CHROMIUM=/path/to/chromium"
+        );
+    }
+    for args in [["update"].as_slice(), &["install", "-y", "chromium"]] {
+        run(command("apt-get", args).env("DEBIAN_FRONTEND", "noninteractive"))?;
+    }
+    chromium_on_path().context("apt-get installed chromium, but none is on the PATH")
+}
+
+fn chromium_on_path() -> Option<String> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .flat_map(|folder| CHROMIUM_NAMES.map(|name| folder.join(name)))
+        .find(|candidate| candidate.is_file())
+        .and_then(|found| found.into_os_string().into_string().ok())
+}
+
+fn can_use_apt() -> bool {
+    Path::new("/etc/debian_version").exists() && output(&mut command("id", &["-u"])).is_ok_and(|uid| uid.trim() == "0")
+}
