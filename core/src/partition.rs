@@ -298,6 +298,7 @@ impl Partition {
             head: if missed.is_some() { known.unwrap_or(room.head) } else { room.head },
             epoch: room.epoch.as_str().to_owned(),
             gap: missed.is_none() && known.is_some(),
+            newest: room.head,
         };
         let missed: Vec<Message> = missed.into_iter().flatten().cloned().collect();
         self.links.send(asker, down::Item::Attached(attached));
@@ -402,9 +403,7 @@ impl Partition {
         self.repeats.on_stored(publisher, publish, &message, id, now.unix_ms);
         let room = ready(&mut self.rooms, &name);
         room.head = message.offset;
-        for gateway in &room.routes {
-            self.links.send_to(*gateway, down::Item::Message(message.clone()));
-        }
+        // The answer first: were it lost with the message still told, the sender would see a later message before it.
         for (asker, publish, duplicate) in waiting {
             let told = Published {
                 publish,
@@ -415,6 +414,9 @@ impl Partition {
                 duplicate,
             };
             self.links.send(asker, down::Item::Published(told));
+        }
+        for gateway in &room.routes {
+            self.links.send_to(*gateway, down::Item::Message(message.clone()));
         }
         if room.routes.is_empty() {
             self.idle.push_back((now.mono_ms, name));

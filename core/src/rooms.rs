@@ -161,6 +161,10 @@ struct Room {
     /// `last` and `epoch` are what members were shown: an attach goes on from there.
     is_known: bool,
     last: Offset,
+    /// Up to here deliveries repeat what was missed while the link was down.
+    missed_until: Offset,
+    /// The newest own message that a connection was answered for, just before its delivery: that one needs no `own`.
+    answered: Option<(Offset, Conn)>,
     epoch: Epoch,
     members: SmallVec<[Member; 1]>,
     /// What members asked for while the room, or an earlier wish of theirs, was not ready.
@@ -199,12 +203,15 @@ struct CatchUp {
 #[derive(Debug)]
 struct Owed {
     reference: Option<Box<str>>,
-    recovered: bool,
-    reason: Option<&'static str>,
-    /// The `last` of the join, should `since` turn out to be trimmed.
+    /// The `since` of the join, and its epoch unless that is not to be checked.
+    claim: Option<(Offset, Option<Box<str>>)>,
+    /// The `last` of the join, should its `since` turn out not to be recoverable.
     last: u32,
     is_personal: bool,
 }
+
+/// Whether a resume could be honoured, and if not, why.
+type Reason = Option<&'static str>;
 
 #[derive(Debug)]
 enum Reading {

@@ -24,6 +24,8 @@ pub(super) struct Links {
 #[derive(Debug)]
 struct Link {
     link: u64,
+    /// False once it broke; forgotten for good when its gateway has been silent for long.
+    stands: bool,
     inward: Inward,
     outward: Outward,
     heard_ms: u64,
@@ -51,13 +53,13 @@ impl Links {
     }
 
     pub(super) fn on_batch(&mut self, gateway: GatewayId, batch: &UpBatch, now_ms: u64) -> Opening {
-        let addressed = batch.generation == 0 || batch.generation == self.generation;
         let has_items = !batch.items.is_empty();
-        if let Some(link) = self.links.get_mut(&gateway).filter(|_| addressed) {
+        let is_addressed = batch.generation == 0 || batch.generation == self.generation;
+        if let Some(link) = self.links.get_mut(&gateway) {
             if batch.link < link.link {
                 return Opening::Ignore;
             }
-            if batch.link == link.link {
+            if batch.link == link.link && link.stands && is_addressed {
                 link.heard_ms = now_ms;
                 match link.inward.on_batch(batch.number, has_items) {
                     Arrival::Next => return Opening::Take,
@@ -66,12 +68,15 @@ impl Links {
                 }
             }
         }
+        // A link that broke stays known: a late copy of its first batch must not open it again.
+        let is_new = self.links.get(&gateway).is_none_or(|link| batch.link > link.link);
         let left = self.forget(gateway);
-        if addressed && batch.number == 1 && has_items {
+        if is_new && is_addressed && batch.number == 1 && has_items {
             let mut inward = Inward::default();
             inward.on_batch(1, true);
             let link = Link {
                 link: batch.link,
+                stands: true,
                 inward,
                 outward: Outward::default(),
                 heard_ms: now_ms,
@@ -90,27 +95,27 @@ impl Links {
 
     /// Notes a route; false if the link is not the gateway's current one.
     pub(super) fn attach(&mut self, gateway: GatewayId, number: u64, room: &RoomName) -> bool {
-        let Some(link) = self.links.get_mut(&gateway).filter(|link| link.link == number) else { return false };
+        let Some(link) = self.links.get_mut(&gateway).filter(|link| link.stands && link.link == number) else { return false };
         link.rooms.insert(room.clone());
         true
     }
 
     pub(super) fn detach(&mut self, gateway: GatewayId, number: u64, room: &RoomName) {
-        if let Some(link) = self.links.get_mut(&gateway).filter(|link| link.link == number) {
+        if let Some(link) = self.links.get_mut(&gateway).filter(|link| link.stands && link.link == number) {
             link.rooms.remove(room);
         }
     }
 
     /// Answers a request, if the link that it came on still stands.
     pub(super) fn send(&mut self, to: Asker, item: down::Item) {
-        if self.links.get(&to.gateway).is_some_and(|link| link.link == to.link) {
+        if self.links.get(&to.gateway).is_some_and(|link| link.stands && link.link == to.link) {
             self.send_to(to.gateway, item);
         }
     }
 
     /// Says something to a gateway.
     pub(super) fn send_to(&mut self, gateway: GatewayId, item: down::Item) {
-        let Some(link) = self.links.get_mut(&gateway) else { return };
+        let Some(link) = self.links.get_mut(&gateway).filter(|link| link.stands) else { return };
         link.items.push_back(Down { item: Some(item) });
         if !std::mem::replace(&mut link.is_dirty, true) {
             self.dirty.push_back(gateway);
@@ -151,7 +156,8 @@ impl Links {
             .map(|(gateway, _)| *gateway)
             .collect();
         for (gateway, link) in &mut self.links {
-            if !link.is_dirty
+            if link.stands
+                && !link.is_dirty
                 && let Some(number) = link.outward.heartbeat(now_ms)
             {
                 let batch =
@@ -159,10 +165,19 @@ impl Links {
                 self.bare.push_back((*gateway, batch));
             }
         }
-        silent.into_iter().map(|gateway| (gateway, self.forget(gateway))).collect()
+        let mut gone = Vec::new();
+        for gateway in silent {
+            gone.push((gateway, self.forget(gateway)));
+            self.links.remove(&gateway);
+        }
+        gone
     }
 
     fn forget(&mut self, gateway: GatewayId) -> Vec<RoomName> {
-        self.links.remove(&gateway).map(|link| link.rooms.into_iter().collect()).unwrap_or_default()
+        let Some(link) = self.links.get_mut(&gateway) else { return Vec::new() };
+        link.stands = false;
+        link.is_dirty = false;
+        link.items.clear();
+        link.rooms.drain().collect()
     }
 }

@@ -10,8 +10,9 @@ use carillon_proto::{
 use smallvec::SmallVec;
 
 use super::{
-    CatchUp, Conn, Doors, Joined, Member, NOT_YET, Owed, Reading, Room, RoomKey, Rooms, Waiting, Wish, identity_hash,
-    receiving::outgoing, retry_later,
+    CatchUp, Conn, Doors, Joined, Member, NOT_YET, Owed, Reading, Reason, Room, RoomKey, Rooms, Waiting, Wish, identity_hash,
+    receiving::{outgoing, own},
+    retry_later,
 };
 use crate::Now;
 
@@ -26,6 +27,8 @@ impl Rooms {
                     is_attached: false,
                     is_known: false,
                     last: 0,
+                    missed_until: 0,
+                    answered: None,
                     epoch: Epoch::none(),
                     members: SmallVec::new(),
                     wishes: Vec::new(),
@@ -94,22 +97,24 @@ impl Rooms {
         self.catch_ups.remove(&(key, conn.index));
         self.seat(key, conn, options, doors);
         let room = &self.rooms[key as usize];
-        let other_epoch = options.epoch.as_deref().is_some_and(|epoch| epoch != room.epoch.as_str());
         let last = options.last.unwrap_or(0).min(self.limits.replay_messages);
-        let newest = room.last.saturating_sub(u64::from(last));
-        let (position, recovered) = match options.since {
-            None => (newest, true),
-            // Nothing seen yet: any life of the room will do, if it is whole.
-            Some(0) => (0, true),
-            Some(since) if since > room.last || other_epoch => (newest, false),
-            Some(since) => (since, true),
+        let epoch = options.epoch.clone().filter(|epoch| !epoch.is_empty());
+        // Nothing seen yet: any life of the room will do, if it is whole.
+        let claim = options.since.map(|since| (since, epoch.filter(|_| since > 0)));
+        let stands_here = match &claim {
+            Some((since, epoch)) => *since == room.last && epoch.as_deref().is_none_or(|epoch| epoch == room.epoch.as_str()),
+            None => last == 0 || room.last == 0,
         };
-        let owed = Owed { reference, recovered, reason: (!recovered).then_some("epoch"), last, is_personal };
-        if position == room.last {
-            self.answer(key, conn, &owed, doors);
+        let newest = room.last.saturating_sub(u64::from(last));
+        let position = claim.as_ref().map_or(newest, |(since, _)| *since);
+        let is_lenient = claim.is_none();
+        let owed = Owed { reference, claim, last, is_personal };
+        if stands_here {
+            self.answer(key, conn, &owed, None, doors);
             return self.set_live(key, conn);
         }
-        let is_lenient = options.since.is_none() || !recovered;
+        // A claim that does not fit what this gateway knows may still be right: another one may be ahead. The owner's page
+        // comes in order with its deliveries, so that by then this gateway knows as much as the owner.
         self.catch_ups.insert((key, conn.index), CatchUp { position, owed: Some(owed), read: 0, is_lenient });
         let name = self.rooms[key as usize].name.clone();
         self.deadlines.push_back((now.mono_ms + self.limits.request_timeout_ms, Waiting::Join(name, conn)));
@@ -136,7 +141,7 @@ impl Rooms {
         }
     }
 
-    fn answer(&self, key: RoomKey, conn: Conn, owed: &Owed, doors: &mut impl Doors) {
+    fn answer(&self, key: RoomKey, conn: Conn, owed: &Owed, reason: Reason, doors: &mut impl Doors) {
         let room = &self.rooms[key as usize];
         if owed.is_personal {
             return doors.welcome(conn, &room.name, room.last, &room.epoch);
@@ -146,8 +151,8 @@ impl Rooms {
             reference: owed.reference.as_deref(),
             offset: room.last,
             epoch: &room.epoch,
-            recovered: owed.recovered,
-            reason: owed.reason,
+            recovered: reason.is_none(),
+            reason,
         };
         doors.frame(conn, &joined);
     }
@@ -182,25 +187,32 @@ impl Rooms {
             self.catch_ups.insert((key, conn.index), catch_up);
             return;
         }
-        let head = self.rooms[key as usize].last;
-        let trimmed = page.first > catch_up.position + 1 && catch_up.position < head;
-        if trimmed && !catch_up.is_lenient {
-            let mut owed = catch_up.owed.take().unwrap_or(Owed {
-                reference: None,
-                recovered: false,
-                reason: None,
-                last: 0,
-                is_personal: false,
-            });
-            (owed.recovered, owed.reason) = (false, Some("trimmed"));
-            catch_up.position = head.saturating_sub(u64::from(owed.last)).max((page.first - 1).min(head));
+        let room = &self.rooms[key as usize];
+        let head = room.last;
+        let owed = catch_up.owed.take();
+        let is_elsewhere = owed
+            .as_ref()
+            .and_then(|owed| owed.claim.as_ref())
+            .is_some_and(|(since, epoch)| *since > head || epoch.as_deref().is_some_and(|epoch| epoch != room.epoch.as_str()));
+        let is_trimmed = page.first > catch_up.position + 1 && catch_up.position < head;
+        let reason = match (is_elsewhere, is_trimmed && !catch_up.is_lenient) {
+            (true, _) => Some("epoch"),
+            (false, true) => Some("trimmed"),
+            (false, false) => None,
+        };
+        if reason.is_some() {
+            let last = owed.as_ref().map_or(0, |owed| owed.last);
+            catch_up.position = head.saturating_sub(u64::from(last));
             catch_up.is_lenient = true;
-            self.answer(key, conn, &owed, doors);
-        } else if let Some(owed) = catch_up.owed.take() {
-            self.answer(key, conn, &owed, doors);
         }
-        if trimmed {
-            catch_up.position = catch_up.position.max((page.first - 1).min(head));
+        // A member that retention overtook in the middle is told as well, unasked.
+        let overtaken = Owed { reference: None, claim: None, last: 0, is_personal: false };
+        if let Some(owed) = owed.or(reason.map(|_| overtaken)) {
+            self.answer(key, conn, &owed, reason, doors);
+        }
+        // The page of a claim that belongs elsewhere says nothing about the newest few.
+        if catch_up.is_lenient && !is_elsewhere {
+            catch_up.position = catch_up.position.max(page.first.saturating_sub(1).min(head));
         }
         self.replay(key, conn, &mut catch_up, &page.messages, doors);
         if catch_up.position >= head {
@@ -227,8 +239,7 @@ impl Rooms {
             let Some(out) = outgoing(message) else { continue };
             catch_up.position = message.offset;
             if member.is_own(message, doors) {
-                let key = (!message.key.is_empty()).then_some(message.key.as_str());
-                doors.frame(conn, &ServerFrame::Own { room: out.room, offset: out.offset, id: out.id, ts: out.ts, key });
+                doors.frame(conn, &own(message, &out));
             } else {
                 self.counts.deliveries_out += 1;
                 doors.message(conn, &out, &mut Default::default());

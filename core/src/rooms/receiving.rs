@@ -72,8 +72,18 @@ impl Rooms {
     fn deliver<D: Doors>(&mut self, key: RoomKey, message: &Message, out: &Outgoing<'_>, doors: &mut D) {
         let sender = identity_hash(&message.sender, &message.client);
         let mut shared = D::Shared::default();
-        for member in &self.rooms[key as usize].members {
-            if !member.is_live || (member.identity == sender && member.is_own(message, doors)) {
+        let room = &self.rooms[key as usize];
+        let was_missed = message.offset > 0 && message.offset <= room.missed_until;
+        for member in &room.members {
+            if !member.is_live {
+                continue;
+            }
+            if member.identity == sender && member.is_own(message, doors) {
+                // The connection that said it has its answer, unless that is what was lost. Another one of the same app
+                // instance, most often the one after a reconnect, learns by `own` what became of it.
+                if message.offset > 0 && (was_missed || room.answered != Some((message.offset, member.conn))) {
+                    doors.frame(member.conn, &own(message, out));
+                }
                 continue;
             }
             self.counts.deliveries_out += 1;
@@ -90,6 +100,11 @@ impl Rooms {
                 None => return false,
             },
         };
+        if let Some(key) = self.names.get(&pending.room)
+            && published.offset > 0
+        {
+            self.rooms[*key as usize].answered = Some((published.offset, pending.conn));
+        }
         if let Some(reference) = pending.reference.as_deref().filter(|_| self.is_here(pending.conn)) {
             let ack =
                 ServerFrame::Ack { reference, room: &pending.room, stored, ts: published.ts, duplicate: published.duplicate };
@@ -110,6 +125,7 @@ impl Rooms {
         // An empty room has no epoch yet, so its first message begins nothing new.
         let is_other_life = was_known && shown > 0 && (attached.epoch != room.epoch.as_str() || attached.head < shown);
         room.last = attached.head;
+        room.missed_until = if was_known { attached.newest } else { 0 };
         room.epoch = Epoch::from_wire(&attached.epoch);
         // Reads waited for the attach: their answers lean on its head.
         self.reread(key, now);
@@ -242,6 +258,12 @@ fn failure(doors: &mut impl Doors, to: Conn, failed: &Failed, reference: Option<
     };
     let retry_after_ms = Some(failed.retry_after_ms);
     doors.frame(to, &ServerFrame::Error { code, message, reference, room, retry_after_ms, outcome_unknown: false });
+}
+
+/// What the sender of a message is told in its place.
+pub(super) fn own<'a>(message: &'a Message, out: &Outgoing<'a>) -> ServerFrame<'a> {
+    let key = (!message.key.is_empty()).then_some(message.key.as_str());
+    ServerFrame::Own { room: out.room, offset: out.offset, id: out.id, ts: out.ts, key }
 }
 
 /// A message as doors encode it; `None` if it has no id, which no owner sends.

@@ -1,0 +1,178 @@
+//! A client as the contract describes one: it counts offsets, resumes where it stands, and fails the world at the first
+//! gap, contradiction or broken promise.
+
+use std::collections::{BTreeMap, HashMap};
+
+use carillon_core::rooms::Conn;
+
+/// What a client saw of one frame.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Seen {
+    Welcome,
+    Message { room: String, offset: u64, payload: String, sender: (String, String), epoch: String },
+    Own { room: String, offset: u64 },
+    Joined { room: String, offset: u64, epoch: String, recovered: bool },
+    Left,
+    Ack { reference: String, room: String, offset: u64 },
+    Error { reference: Option<String>, code: &'static str, outcome_unknown: bool },
+    History { room: String, offsets: Vec<u64> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Line {
+    Down { until_ms: u64 },
+    Up { gateway: usize, conn: Conn, welcomed: bool, since_ms: u64 },
+}
+
+/// What a client knows of a room.
+#[derive(Debug, Default)]
+pub struct Known {
+    pub wants: bool,
+    pub asked: bool,
+    pub joined: bool,
+    /// Everything up to here was seen, counted from `first`.
+    pub position: Option<u64>,
+    pub first: u64,
+    pub epoch: String,
+    pub seen: BTreeMap<u64, String>,
+}
+
+/// What became of a publish.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    Open,
+    Acked(u64),
+    Refused,
+    Unknown,
+}
+
+#[derive(Debug)]
+pub struct Said {
+    pub room: String,
+    pub payload: String,
+    pub outcome: Outcome,
+    /// Which of the client's connections said it.
+    pub connection: u64,
+}
+
+#[derive(Debug)]
+pub struct Client {
+    pub user: String,
+    pub name: String,
+    pub echo: bool,
+    pub line: Line,
+    pub connections: u64,
+    pub rooms: HashMap<String, Known>,
+    pub said: Vec<Said>,
+}
+
+impl Client {
+    pub fn new(user: String, name: String, echo: bool) -> Self {
+        Self { user, name, echo, line: Line::Down { until_ms: 0 }, connections: 0, rooms: HashMap::new(), said: Vec::new() }
+    }
+
+    /// The connection is gone: what was under way is unknown, what was joined has to be joined again.
+    pub fn on_down(&mut self, until_ms: u64) {
+        self.line = Line::Down { until_ms };
+        for room in self.rooms.values_mut() {
+            (room.asked, room.joined) = (false, false);
+        }
+        for said in self.said.iter_mut().filter(|said| said.outcome == Outcome::Open) {
+            said.outcome = Outcome::Unknown;
+        }
+    }
+
+    pub fn on_seen(&mut self, seen: Seen) {
+        if std::env::var_os("SIM_TRACE").is_some() {
+            eprintln!("{} {:?} {seen:?}", self.name, self.line);
+        }
+        match seen {
+            Seen::Welcome => {
+                if let Line::Up { welcomed, .. } = &mut self.line {
+                    *welcomed = true;
+                }
+            }
+            Seen::Joined { room, offset, epoch, recovered } => {
+                let who = self.name.clone();
+                let known = self.rooms.get_mut(&room).expect("asked for");
+                assert!(recovered, "{who}: {room} was not recovered though nothing was ever trimmed");
+                known.joined = true;
+                known.epoch = epoch;
+                if known.position.is_none() {
+                    known.position = Some(offset);
+                    known.first = offset;
+                }
+            }
+            Seen::Message { room, offset: 0, .. } => assert!(self.rooms.contains_key(&room)),
+            Seen::Message { room, offset, payload, sender, epoch } => {
+                let is_own = sender == (self.user.clone(), self.name.clone());
+                assert!(self.echo || !is_own, "{}: sent its own message {offset} of {room}", self.name);
+                if offset == 1 {
+                    self.rooms.get_mut(&room).expect("asked for").epoch = epoch;
+                }
+                self.advance(&room, offset, payload);
+            }
+            Seen::Own { room, offset } => {
+                let payload = self.own_payload(&room, offset);
+                self.advance(&room, offset, payload);
+            }
+            Seen::Ack { reference, room, offset } => {
+                let said = &mut self.said[reference.parse::<usize>().expect("a number")];
+                assert_eq!(said.room, room);
+                said.outcome = Outcome::Acked(offset);
+                let payload = said.payload.clone();
+                let Some(known) = self.rooms.get_mut(&room).filter(|known| known.joined && !self.echo) else { return };
+                // Live, an own message is told by its ack, in its place; in a replay, by an `own` frame that is still to come.
+                if known.position.is_some_and(|position| position + 1 == offset) {
+                    self.advance(&room, offset, payload);
+                } else {
+                    known.seen.entry(offset).or_insert(payload);
+                }
+            }
+            Seen::Error { reference, code, outcome_unknown } => {
+                let Some(reference) = reference else { panic!("{}: error {code} without a reference", self.name) };
+                if let Some(room) = reference.strip_prefix("\"join ") {
+                    let known = self.rooms.get_mut(room.trim_end_matches('"')).expect("asked for");
+                    (known.asked, known.joined) = (false, false);
+                    return;
+                }
+                if let Ok(number) = reference.parse::<usize>() {
+                    self.said[number].outcome = if outcome_unknown { Outcome::Unknown } else { Outcome::Refused };
+                }
+            }
+            Seen::History { offsets, .. } => {
+                assert!(offsets.windows(2).all(|pair| pair[0] + 1 == pair[1]), "history with a hole: {offsets:?}");
+            }
+            Seen::Left => {}
+        }
+    }
+
+    /// `own` names the offset; what was said there the client knows from its ack, or learns now.
+    fn own_payload(&self, room: &str, offset: u64) -> String {
+        self.rooms[room].seen.get(&offset).cloned().unwrap_or_else(|| OWN.to_owned())
+    }
+
+    fn advance(&mut self, room: &str, offset: u64, payload: String) {
+        let who = &self.name;
+        let known = self.rooms.get_mut(room).expect("asked for");
+        assert!(known.joined, "{who}: a message of {room} before it was joined");
+        let position = known.position.expect("joined");
+        if offset <= position {
+            let before = &known.seen[&offset];
+            assert!(
+                *before == payload || before == OWN || payload == OWN,
+                "{who}: offset {offset} of {room} said {before}, now {payload}"
+            );
+            return;
+        }
+        // Own messages that were acked out of their place fill what would be a hole.
+        for between in position + 1..offset {
+            assert!(known.seen.contains_key(&between), "{who}: gap in {room}: {offset} after {position}");
+        }
+        known.seen.insert(offset, payload);
+        known.position = Some(offset);
+    }
+}
+
+/// Stands for the content of an own message that was told by an `own` frame alone.
+pub const OWN: &str = "(own)";
