@@ -1,8 +1,11 @@
-//! Compiles the internal messages. protox is pure Rust, so that no `protoc` is needed on the machine.
+//! Compiles the internal messages and, where the feature `grpc` asks for them, the services. protox is pure Rust, so that no
+//! `protoc` is needed on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=carillon");
-    let files = protox::compile(["carillon/link/v1/link.proto", "carillon/log/v1/record.proto"], ["."])?;
-    prost_build::Config::new().bytes(["."]).compile_fds(files)?;
+    let messages = protox::compile(["carillon/link/v1/link.proto", "carillon/log/v1/record.proto"], ["."])?;
+    prost_build::Config::new().bytes(["."]).compile_fds(messages)?;
+    #[cfg(feature = "grpc")]
+    tonic_prost_build::configure().compile_fds(protox::compile(["carillon/auth/v1/auth.proto"], ["."])?)?;
     Ok(())
 }

@@ -5,8 +5,9 @@
 pub const HEARTBEAT_MS: u64 = 1_000;
 /// A gateway that heard nothing for so long opens the next link: three missed heartbeats.
 pub const SILENCE_MS: u64 = 3_000;
-/// An owner that heard nothing for so long forgets the gateway: more than its lease of 10 s.
-pub const FORGET_MS: u64 = 12_000;
+/// An owner that heard nothing for so long forgets the gateway: eight missed heartbeats. With the grace of presence that
+/// makes ghosts of a dead gateway disappear after 13 s.
+pub const FORGET_MS: u64 = 8_000;
 /// A batch holds so many bytes of items at most, one item excepted: with the largest item still below the payload limit of
 /// NATS, 1 MiB by default.
 pub const BATCH_BYTES: usize = 384 * 1024;

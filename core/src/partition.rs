@@ -8,17 +8,18 @@
 //! ```
 
 mod links;
+mod presence;
 mod repeats;
 mod ring;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 use carillon_proto::{
     ids::{Epoch, GatewayId, MessageId, Offset, PartitionId, RoomName},
     link::{
-        self, Attach, Attached, Code, DownBatch, Failed, Message, Page, Publish, Published, Read, Up, UpBatch, down, failed,
-        read, up,
+        self, Attach, Attached, Came, Code, DownBatch, Failed, Message, Page, Publish, Published, Read, Up, UpBatch, UserIn,
+        UserOut, Watch, Went, Who, down, failed, read, up,
     },
     log::{self, Record},
 };
@@ -26,6 +27,7 @@ use prost::Message as _;
 
 use crate::{Now, link::PAGE_BYTES};
 use links::{Links, Opening};
+use presence::{Change, Presence};
 use repeats::{Known, Outcome, Repeats};
 use ring::Ring;
 
@@ -122,6 +124,8 @@ pub struct Partition {
     next_ticket: u64,
     /// Counts ids, so that two of one millisecond differ.
     ids: u128,
+    /// Users whose last connection is gone, and rooms that are quiet, by when to look again.
+    later: Later,
     /// Rooms that may have become idle, oldest first.
     idle: VecDeque<(u64, RoomName)>,
     effects: VecDeque<Effect>,
@@ -145,7 +149,11 @@ struct ReadyRoom {
     ts: u64,
     ring: Ring,
     routes: Vec<GatewayId>,
+    presence: Presence,
 }
+
+/// What to look at again, by when.
+type Later = BTreeMap<u64, Vec<(RoomName, Option<Box<str>>)>>;
 
 /// Whose request this is: answers to a link that ended meanwhile are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +196,7 @@ impl Partition {
             reads: HashMap::new(),
             next_ticket: 0,
             ids: 0,
+            later: BTreeMap::new(),
             idle: VecDeque::new(),
             effects: VecDeque::new(),
         }
@@ -213,12 +222,7 @@ impl Partition {
     }
 
     fn on_item(&mut self, asker: Asker, item: up::Item, now: Now) {
-        let name = match &item {
-            up::Item::Attach(Attach { room, .. })
-            | up::Item::Publish(Publish { room, .. })
-            | up::Item::Read(Read { room, .. }) => room,
-            up::Item::Detach(detach) => &detach.room,
-        };
+        let name = room_of(&item);
         // Gateways send legal names of this partition; anything else is a stranger on the subject.
         let Ok(room) = RoomName::parse(name) else { return };
         if room.partition() != self.start.partition {
@@ -239,7 +243,15 @@ impl Partition {
         let Some(Room::Loading(waiting)) = self.rooms.get_mut(&room) else { return };
         let waiting = std::mem::take(waiting);
         let ready = newest.map_or_else(
-            || ReadyRoom { head: 0, assigned: 0, epoch: Epoch::none(), ts: 0, ring: Ring::default(), routes: Vec::new() },
+            || ReadyRoom {
+                head: 0,
+                assigned: 0,
+                epoch: Epoch::none(),
+                ts: 0,
+                ring: Ring::default(),
+                routes: Vec::new(),
+                presence: Presence::default(),
+            },
             |newest| ReadyRoom {
                 head: newest.offset,
                 assigned: newest.offset,
@@ -247,6 +259,7 @@ impl Partition {
                 ts: newest.ts,
                 ring: Ring::default(),
                 routes: Vec::new(),
+                presence: Presence::default(),
             },
         );
         self.rooms.insert(room.clone(), Room::Ready(ready));
@@ -264,7 +277,9 @@ impl Partition {
                 up::Item::Attach(_) => failed::Of::Attach(true),
                 up::Item::Publish(publish) => failed::Of::Publish(publish.publish),
                 up::Item::Read(read) => failed::Of::Read(read.read),
-                up::Item::Detach(_) => continue,
+                up::Item::Who(who) => failed::Of::Who(who.who),
+                // Said again with the next attach, which the gateway is about to try.
+                up::Item::Detach(_) | up::Item::Came(_) | up::Item::Went(_) | up::Item::Watch(_) => continue,
             };
             self.fail(asker, room, Code::Unavailable, of);
         }
@@ -272,21 +287,30 @@ impl Partition {
 
     fn on_ready_item(&mut self, asker: Asker, room: RoomName, item: up::Item, now: Now) {
         match item {
-            up::Item::Attach(attach) => self.on_attach(asker, room, &attach),
+            up::Item::Attach(attach) => self.on_attach(asker, room, &attach, now),
             up::Item::Detach(_) => {
                 self.links.detach(asker.gateway, asker.link, &room);
                 self.drop_route(asker.gateway, &room, now);
             }
             up::Item::Publish(publish) => self.on_publish(asker, room, publish, now),
             up::Item::Read(read) => self.on_read(asker, room, read),
+            up::Item::Came(came) => self.on_came(asker, &room, &came, now),
+            up::Item::Went(went) => self.on_went(asker, &room, &went, now),
+            up::Item::Watch(watch) => self.on_watch(asker, &room, &watch),
+            up::Item::Who(who) => self.on_who(asker, &room, &who, now),
         }
     }
 
-    fn on_attach(&mut self, asker: Asker, name: RoomName, attach: &Attach) {
+    fn on_attach(&mut self, asker: Asker, name: RoomName, attach: &Attach, now: Now) {
         if !self.links.attach(asker.gateway, asker.link, &name) {
             return;
         }
         let room = ready(&mut self.rooms, &name);
+        // The gateway knew the room before: others that did may not be back yet.
+        if attach.since.is_some() && room.presence.quiet_until_ms <= now.mono_ms {
+            room.presence.quiet_until_ms = now.mono_ms + presence::QUIET_MS;
+            look_later(&mut self.later, room.presence.quiet_until_ms, &name, None);
+        }
         if !room.routes.contains(&asker.gateway) {
             room.routes.push(asker.gateway);
         }
@@ -473,10 +497,94 @@ impl Partition {
         }
     }
 
-    /// Time passed: heartbeats, silent gateways, idle rooms.
+    fn on_came(&mut self, asker: Asker, name: &RoomName, came: &Came, now: Now) {
+        if !self.links.stands(asker.gateway, asker.link) {
+            return;
+        }
+        let room = ready(&mut self.rooms, name);
+        if room.presence.on_came(asker.gateway, &came.user, &came.info) == Change::In
+            && room.presence.quiet_until_ms <= now.mono_ms
+        {
+            let count = room.presence.count();
+            for watcher in &room.presence.watchers {
+                let (user, info) = (came.user.clone(), came.info.clone());
+                self.links.send_to(*watcher, down::Item::UserIn(UserIn { room: came.room.clone(), user, info, count }));
+            }
+        }
+    }
+
+    fn on_went(&mut self, asker: Asker, name: &RoomName, went: &Went, now: Now) {
+        if !self.links.stands(asker.gateway, asker.link) {
+            return;
+        }
+        let room = ready(&mut self.rooms, name);
+        match room.presence.on_went(asker.gateway, &went.user, went.left, now.mono_ms) {
+            Change::Out => self.user_is_out(name, &went.user, now),
+            Change::Grace(at_ms) => look_later(&mut self.later, at_ms, name, Some(went.user.as_str().into())),
+            Change::In | Change::Nothing => {}
+        }
+    }
+
+    fn user_is_out(&mut self, name: &RoomName, user: &str, now: Now) {
+        let room = ready(&mut self.rooms, name);
+        let info = room.presence.remove(user);
+        if room.presence.quiet_until_ms <= now.mono_ms {
+            let count = room.presence.count();
+            for watcher in &room.presence.watchers {
+                let (room, user, info) = (name.to_string(), user.to_owned(), info.to_string());
+                self.links.send_to(*watcher, down::Item::UserOut(UserOut { room, user, info, count }));
+            }
+        }
+        if room.routes.is_empty() {
+            self.idle.push_back((now.mono_ms, name.clone()));
+        }
+    }
+
+    fn on_watch(&mut self, asker: Asker, name: &RoomName, watch: &Watch) {
+        if !self.links.stands(asker.gateway, asker.link) {
+            return;
+        }
+        let watchers = &mut ready(&mut self.rooms, name).presence.watchers;
+        watchers.retain(|watcher| *watcher != asker.gateway);
+        if watch.on {
+            watchers.push(asker.gateway);
+        }
+    }
+
+    fn on_who(&mut self, asker: Asker, name: &RoomName, who: &Who, now: Now) {
+        let room = ready(&mut self.rooms, name);
+        // Whoever asks for the truth is told once it is known: at the end of the quiet.
+        if who.who == 0 && room.presence.quiet_until_ms > now.mono_ms {
+            return;
+        }
+        let present = room.presence.present(who.who, name.as_str());
+        self.links.send(asker, down::Item::Present(present));
+    }
+
+    /// A user's grace may be over, or a room's quiet.
+    fn look_again(&mut self, name: &RoomName, user: Option<&str>, now: Now) {
+        let Some(Room::Ready(room)) = self.rooms.get(name) else { return };
+        match user {
+            Some(user) if room.presence.is_over(user, now.mono_ms) => self.user_is_out(name, user, now),
+            Some(_) => {}
+            None => {
+                let present = room.presence.present(0, name.as_str());
+                for watcher in &room.presence.watchers {
+                    self.links.send_to(*watcher, down::Item::Present(present.clone()));
+                }
+            }
+        }
+    }
+
+    /// Time passed: heartbeats, silent gateways, users whose grace is over, idle rooms.
     pub fn on_tick(&mut self, now: Now) {
         for (gateway, left) in self.links.on_tick(now.mono_ms) {
             self.drop_routes(gateway, left, now);
+        }
+        while let Some(entry) = self.later.first_entry().filter(|entry| *entry.key() <= now.mono_ms) {
+            for (name, user) in entry.remove() {
+                self.look_again(&name, user.as_deref(), now);
+            }
         }
         self.repeats.on_tick(now.unix_ms);
         while let Some((since, _)) = self.idle.front() {
@@ -486,6 +594,7 @@ impl Partition {
             let (_, name) = self.idle.pop_front().expect("there is a front");
             if let Some(Room::Ready(room)) = self.rooms.get(&name)
                 && room.routes.is_empty()
+                && room.presence.is_empty()
                 && room.assigned == room.head
                 && !self.reads.values().any(|read| read.room == name)
             {
@@ -526,6 +635,9 @@ impl Partition {
     fn drop_route(&mut self, gateway: GatewayId, name: &RoomName, now: Now) {
         if let Some(Room::Ready(room)) = self.rooms.get_mut(name) {
             room.routes.retain(|route| *route != gateway);
+            for user in room.presence.on_gateway_gone(gateway, now.mono_ms) {
+                look_later(&mut self.later, now.mono_ms + presence::GRACE_MS, name, Some(user));
+            }
             if room.routes.is_empty() {
                 self.idle.push_back((now.mono_ms, name.clone()));
             }
@@ -535,6 +647,23 @@ impl Partition {
 
 /// What a client is told to wait when the window is full: a window's worth of appends takes about that long.
 const RETRY_AFTER_MS: u32 = 500;
+
+fn look_later(later: &mut Later, at_ms: u64, room: &RoomName, user: Option<Box<str>>) {
+    later.entry(at_ms).or_default().push((room.clone(), user));
+}
+
+fn room_of(item: &up::Item) -> &str {
+    match item {
+        up::Item::Attach(Attach { room, .. })
+        | up::Item::Publish(Publish { room, .. })
+        | up::Item::Read(Read { room, .. })
+        | up::Item::Came(Came { room, .. })
+        | up::Item::Went(Went { room, .. })
+        | up::Item::Watch(Watch { room, .. })
+        | up::Item::Who(Who { room, .. }) => room,
+        up::Item::Detach(detach) => &detach.room,
+    }
+}
 
 fn ready<'r>(rooms: &'r mut HashMap<RoomName, Room>, name: &RoomName) -> &'r mut ReadyRoom {
     match rooms.get_mut(name) {

@@ -14,6 +14,7 @@
 
 mod joining;
 mod owner;
+mod presence;
 mod receiving;
 
 use std::collections::{HashMap, VecDeque};
@@ -21,8 +22,8 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use carillon_proto::{
     codes::ErrorCode,
-    frame::{JoinOptions, Outgoing, ServerFrame, Span},
-    ids::{Epoch, GatewayId, Offset, PARTITIONS, PartitionId, RoomName, fnv1a32},
+    frame::{JoinOptions, Outgoing, Presence, ServerFrame, Span},
+    ids::{Epoch, GatewayId, Offset, PARTITIONS, PartitionId, RoomName, UserId, fnv1a32},
     link::{Attach, Detach, Publish, Read, UpBatch, read, up},
 };
 use slab::Slab;
@@ -33,6 +34,7 @@ use crate::{
     grants::{MayJoin, MayPublish, MayRead},
 };
 use owner::{Owner, Pending};
+use presence::Known;
 
 /// One connection of this gateway: a place, and which of its tenants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +62,9 @@ pub trait Doors {
 
     /// The user and the client id of a connection.
     fn identity(&self, of: Conn) -> (&str, &str);
+
+    /// What a connection's token says of its user in presence, JSON text; empty for nothing.
+    fn info(&self, of: Conn) -> &str;
 
     /// Bytes in the connection's outbox: pages go out as it drains.
     fn outbox_bytes(&self, of: Conn) -> usize;
@@ -153,6 +158,10 @@ pub struct Rooms {
 
 type RoomKey = u32;
 
+/// Rooms of one connection that read on when its outbox has drained. A page is about as large as what the outbox takes of
+/// a replay, so that more would mostly be read in vain; a second one covers for a partition that does not answer.
+const READS_PER_DRAIN: usize = 2;
+
 #[derive(Debug)]
 struct Room {
     name: RoomName,
@@ -169,6 +178,9 @@ struct Room {
     members: SmallVec<[Member; 1]>,
     /// What members asked for while the room, or an earlier wish of theirs, was not ready.
     wishes: Vec<(Conn, Wish)>,
+    /// Members that want to be told who comes and goes; while there are any, who is there.
+    watchers: u32,
+    known: Option<Box<Known>>,
 }
 
 /// 16 bytes; a room of a thousand walks a thousand of them per message.
@@ -179,6 +191,7 @@ struct Member {
     identity: u32,
     is_live: bool,
     echo: bool,
+    presence: bool,
 }
 
 #[derive(Debug)]
@@ -194,10 +207,20 @@ struct CatchUp {
     position: Offset,
     /// The answer to its join, which comes before its messages.
     owed: Option<Owed>,
-    /// The page that was asked for; 0: none, its outbox has to drain first.
-    read: u64,
+    waits: Waits,
     /// It asked for the newest few: what retention took of them is no loss.
     is_lenient: bool,
+}
+
+/// What a member that catches up waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// Who is in the room, for its `joined`.
+    Present(u64),
+    /// A page.
+    Page(u64),
+    /// Its own outbox, to drain.
+    Drain,
 }
 
 #[derive(Debug)]
@@ -208,6 +231,7 @@ struct Owed {
     /// The `last` of the join, should its `since` turn out not to be recoverable.
     last: u32,
     is_personal: bool,
+    members: Option<Presence>,
 }
 
 /// Whether a resume could be honoured, and if not, why.
@@ -216,7 +240,9 @@ type Reason = Option<&'static str>;
 #[derive(Debug)]
 enum Reading {
     CatchUp { conn: Conn },
+    Join { conn: Conn },
     History { conn: Conn, reference: Option<Box<str>>, read: Read },
+    Presence { conn: Conn, reference: Option<Box<str>>, room: RoomName },
 }
 
 #[derive(Debug)]
@@ -225,9 +251,10 @@ enum Waiting {
     Read(u64),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memberships {
     life: u32,
+    user: UserId,
     joined: SmallVec<[Joined; 2]>,
 }
 
@@ -262,8 +289,8 @@ impl Rooms {
     }
 
     /// A connection begins. It becomes a member of its personal room, and [`Doors::welcome`] tells when.
-    pub fn connect(&mut self, life: u32, personal: MayJoin, now: Now, doors: &mut impl Doors) -> Conn {
-        let index = self.conns.insert(Memberships { life, ..Memberships::default() }) as u32;
+    pub fn connect(&mut self, life: u32, user: UserId, personal: MayJoin, now: Now, doors: &mut impl Doors) -> Conn {
+        let index = self.conns.insert(Memberships { life, user, joined: SmallVec::new() }) as u32;
         let conn = Conn { index, life };
         let wish = Wish::Join { options: JoinOptions::default(), reference: None, is_personal: true };
         self.wish(conn, personal.room(), wish, now, doors);
@@ -282,7 +309,7 @@ impl Rooms {
         }
         let memberships = self.conns.remove(conn.index as usize);
         for joined in memberships.joined {
-            self.remove_member(conn, joined, now);
+            self.remove_member(conn, &memberships.user, joined, false, now);
         }
     }
 
@@ -378,11 +405,11 @@ impl Rooms {
         if self.catch_ups.is_empty() {
             return;
         }
-        let rooms: SmallVec<[RoomKey; 4]> = memberships.joined.iter().map(|joined| joined.room).collect();
-        for room in rooms {
-            if self.is_waiting_to_read(room, conn) {
-                self.read_on(room, conn, now);
-            }
+        let rooms = memberships.joined.iter().map(|joined| joined.room);
+        let waiting: SmallVec<[RoomKey; READS_PER_DRAIN]> =
+            rooms.filter(|room| self.is_waiting_to_read(*room, conn)).take(READS_PER_DRAIN).collect();
+        for room in waiting {
+            self.read_on(room, conn, now);
         }
     }
 
@@ -410,7 +437,7 @@ impl Rooms {
         }
         for (room, conn) in std::mem::take(&mut self.retries) {
             match (self.names.get(&room).copied(), conn) {
-                (Some(key), None) if !self.rooms[key as usize].is_attached => self.ask_attach(key, now),
+                (Some(key), None) if !self.rooms[key as usize].is_attached => self.ask_attach(key, now, doors),
                 (Some(key), Some(conn)) if self.is_here(conn) && self.is_waiting_to_read(key, conn) => {
                     self.read_on(key, conn, now)
                 }
@@ -451,7 +478,7 @@ impl Rooms {
     }
 
     fn is_waiting_to_read(&self, room: RoomKey, conn: Conn) -> bool {
-        self.catch_ups.get(&(room, conn.index)).is_some_and(|catch_up| catch_up.read == 0)
+        self.catch_ups.get(&(room, conn.index)).is_some_and(|catch_up| catch_up.waits == Waits::Drain)
     }
 
     fn owner(&mut self, room: &RoomName) -> &mut Owner {
@@ -468,7 +495,7 @@ impl Rooms {
         Read { read: self.next_read, room: room.as_str().to_owned(), span: Some(span), limit }
     }
 
-    fn ask_attach(&mut self, key: RoomKey, now: Now) {
+    fn ask_attach(&mut self, key: RoomKey, now: Now, doors: &impl Doors) {
         let room = &self.rooms[key as usize];
         let attach = Attach {
             room: room.name.as_str().to_owned(),
@@ -478,20 +505,25 @@ impl Rooms {
         let name = room.name.clone();
         self.counts.attaches += 1;
         self.owner(&name).queue(up::Item::Attach(attach), now.mono_ms);
+        self.report_all(key, now, doors);
     }
 
     /// Takes a connection out of a room with all that it wanted there, and the room out of the gateway with its last member.
-    fn remove_member(&mut self, conn: Conn, joined: Joined, now: Now) {
+    fn remove_member(&mut self, conn: Conn, user: &UserId, joined: Joined, left: bool, now: Now) {
         self.rooms[joined.room as usize].wishes.retain(|(wisher, _)| *wisher != conn);
-        self.unseat(conn, joined);
+        self.unseat(conn, user, joined, left, now);
         self.drop_if_empty(joined.room, now);
     }
 
     /// Takes a member's place away. The last member moves into it, so that this costs the same in a room of any size.
-    fn unseat(&mut self, conn: Conn, joined: Joined) {
+    fn unseat(&mut self, conn: Conn, user: &UserId, joined: Joined, left: bool, now: Now) {
         self.catch_ups.remove(&(joined.room, conn.index));
         if joined.place == NOT_YET {
             return;
+        }
+        self.report_went(joined.room, user.as_str(), left, now);
+        if self.rooms[joined.room as usize].members[joined.place as usize].presence {
+            self.count_watcher(joined.room, false, now);
         }
         let room = &mut self.rooms[joined.room as usize];
         room.members.swap_remove(joined.place as usize);

@@ -25,10 +25,14 @@ pub(crate) struct Connection {
     pub(crate) life: u32,
     pub(crate) stream: TcpStream,
     pub(crate) session: Session,
+    /// What the token says of its user in presence, JSON text.
+    pub(crate) info: Option<Box<str>>,
     pub(crate) outbox: Outbox,
     pub(crate) decoder: Decoder,
-    /// The start of a frame whose rest has not come yet.
+    /// The start of a frame whose rest has not come yet; at first, all that came behind the handshake.
     pub(crate) partial: Vec<u8>,
+    /// What came behind the handshake has not been read yet: the socket will not wake anyone for it.
+    has_early: bool,
     waker: Option<Waker>,
     /// Welcomed: until then nothing is read, so that frames sent early wait in the kernel.
     pub(crate) is_open: bool,
@@ -61,8 +65,10 @@ impl Connection {
             life,
             stream,
             session,
+            info: None,
             outbox: Outbox::default(),
             decoder: Decoder::default(),
+            has_early: !partial.is_empty(),
             partial,
             waker: None,
             is_open: false,
@@ -133,6 +139,10 @@ impl Future for Serving {
             let Some(connection) = shard.connection(conn) else { return Poll::Ready(()) };
             if !connection.is_open || connection.is_closing {
                 return Poll::Pending;
+            }
+            if std::mem::take(&mut connection.has_early) {
+                shard.read_early(conn);
+                continue;
             }
             match connection.stream.poll_read_ready(cx) {
                 Poll::Ready(Ok(())) => shard.read(conn),

@@ -132,6 +132,10 @@ impl Doors for Hub {
         self.get(of).map_or(("", ""), |connection| (connection.session.user().as_str(), connection.session.client().as_str()))
     }
 
+    fn info(&self, of: Conn) -> &str {
+        self.get(of).and_then(|connection| connection.info.as_deref()).unwrap_or_default()
+    }
+
     fn outbox_bytes(&self, of: Conn) -> usize {
         self.get(of).map_or(usize::MAX, |connection| connection.outbox.bytes())
     }

@@ -217,15 +217,16 @@ impl Shard {
             let made = uuid::Uuid::new_v4().simple().to_string();
             ClientId::parse(&made).expect("32 hexadecimal digits are a client id")
         });
-        let grants = Arc::new(Grants::new(user, claims.grants));
+        let grants = Arc::new(Grants::new(user.clone(), claims.grants));
         let personal = grants.personal();
         let expires_at_ms = claims.exp.saturating_mul(1000);
         let session = Session::new(client, grants, expires_at_ms, &self.config.session, now.mono_ms);
         self.lives = self.lives.wrapping_add(1);
         let conn = Conn { index: self.rooms.next_index(), life: self.lives };
-        let connection = Connection::new(self.lives, stream, session, early.to_vec(), now.mono_ms);
+        let mut connection = Connection::new(self.lives, stream, session, early.to_vec(), now.mono_ms);
+        connection.info = claims.info.map(|info| info.get().into());
         self.hub.insert(conn, Box::new(connection));
-        self.rooms.connect(self.lives, personal, now, &mut self.hub);
+        self.rooms.connect(self.lives, user, personal, now, &mut self.hub);
         self.tally.connections += 1;
         self.wheel.schedule(now.mono_ms + self.config.handshake_ms, conn, Due::Welcome);
         self.wheel.schedule(now.mono_ms + self.config.heartbeat_interval_ms, conn, Due::Heartbeat);
@@ -265,6 +266,15 @@ impl Shard {
             Err(_) => self.drop_connection(conn),
         }
         self.scratch = scratch;
+        self.want_flush();
+    }
+
+    /// What came behind the handshake; it may be more than the scratch buffer has room for.
+    pub(crate) fn read_early(&mut self, conn: Conn) {
+        let now = self.now();
+        let Some(connection) = self.hub.get_mut(conn) else { return };
+        let mut early = std::mem::take(&mut connection.partial);
+        self.on_bytes(conn, &mut early, now);
         self.want_flush();
     }
 
@@ -315,11 +325,7 @@ impl Shard {
             Act::Leave { room, reference } => rooms.leave(conn, &room, reference, now, hub),
             Act::Publish { permit, said } => rooms.publish(conn, &permit, &said, now, hub),
             Act::History { permit, span, limit, reference } => rooms.history(conn, &permit, span, limit, reference, now),
-            Act::Presence { permit, reference } => {
-                let message = "presence is not served yet";
-                let room = Some(permit.room());
-                hub.frame(conn, &error(ErrorCode::Unavailable, message, reference, room, None));
-            }
+            Act::Presence { permit, reference } => rooms.presence(conn, &permit, reference, now),
             Act::Refresh { token, reference } => self.verify_again(conn, token.to_owned(), reference.map(Box::from)),
             Act::Pong { reference } => hub.frame(conn, &ServerFrame::Pong { reference }),
             Act::Refuse(Refusal { code, message, reference, room, retry_after_ms }) => {
@@ -432,7 +438,8 @@ impl Shard {
                 if silent >= timeout {
                     return self.hub.close(conn, Close::HeartbeatTimeout);
                 }
-                timeout - silent
+                self.hub.push(conn, codec::PING_FRAME);
+                interval.min(timeout - silent)
             }
             Some(pinged) if u64::from(now_ms.wrapping_sub(pinged)) < interval => {
                 interval - u64::from(now_ms.wrapping_sub(pinged))
@@ -442,7 +449,7 @@ impl Shard {
                 // What came in at this very moment does not answer a ping that only goes out now.
                 connection.heard_ms = now_ms.wrapping_sub(1);
                 self.hub.push(conn, codec::PING_FRAME);
-                timeout
+                interval.min(timeout)
             }
         };
         self.wheel.schedule(now.mono_ms + next_ms, conn, Due::Heartbeat);

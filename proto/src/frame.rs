@@ -5,4 +5,4 @@ mod client;
 mod server;
 
 pub use client::{BadFrame, ClientFrame, Incoming, JoinOptions, Span, parse};
-pub use server::{HistoryMessage, Limits, Outgoing, ServerFrame};
+pub use server::{HistoryMessage, Limits, Outgoing, Presence, Present, ServerFrame};

@@ -9,6 +9,13 @@ pub mod codes;
 pub mod frame;
 pub mod ids;
 
+/// The auth service, client and server: see `carillon/auth/v1/auth.proto`.
+#[cfg(feature = "grpc")]
+#[allow(missing_docs, clippy::all)]
+pub mod auth {
+    tonic::include_proto!("carillon.auth.v1");
+}
+
 /// Between gateways and owners: see `carillon/link/v1/link.proto`.
 #[allow(missing_docs, clippy::all)]
 pub mod link {

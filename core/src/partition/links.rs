@@ -93,6 +93,11 @@ impl Links {
         Opening::Broken { left }
     }
 
+    /// Whether a link is the gateway's current one.
+    pub(super) fn stands(&self, gateway: GatewayId, number: u64) -> bool {
+        self.links.get(&gateway).is_some_and(|link| link.stands && link.link == number)
+    }
+
     /// Notes a route; false if the link is not the gateway's current one.
     pub(super) fn attach(&mut self, gateway: GatewayId, number: u64, room: &RoomName) -> bool {
         let Some(link) = self.links.get_mut(&gateway).filter(|link| link.stands && link.link == number) else { return false };
@@ -108,7 +113,7 @@ impl Links {
 
     /// Answers a request, if the link that it came on still stands.
     pub(super) fn send(&mut self, to: Asker, item: down::Item) {
-        if self.links.get(&to.gateway).is_some_and(|link| link.stands && link.link == to.link) {
+        if self.stands(to.gateway, to.link) {
             self.send_to(to.gateway, item);
         }
     }

@@ -31,14 +31,16 @@ impl Ring {
         (since + 1 >= first).then(|| self.messages.range(((since + 1 - first) as usize).min(self.messages.len())..))
     }
 
-    /// The newest `limit` below `before`, if all of them are here; oldest first, bounded in bytes.
+    /// The newest `limit` below `before`, if all of them are here and what is here also tells whether there are older ones;
+    /// oldest first, bounded in bytes.
     pub(super) fn before(&self, before: Offset, limit: usize, bytes: usize) -> Option<Vec<Message>> {
         if before <= 1 {
             return Some(Vec::new());
         }
         let first = self.first()?;
         let oldest_wanted = before.saturating_sub(limit as u64).max(1);
-        if oldest_wanted < first || before < first {
+        // At the edge only the log knows whether something older is left.
+        if before < first || (oldest_wanted <= first && first > 1) {
             return None;
         }
         let end = ((before - first) as usize).min(self.messages.len());
@@ -103,7 +105,8 @@ mod tests {
     fn before_is_all_or_nothing() {
         let ring = ring(1..=10, 4);
         assert_eq!(offsets(&ring.before(11, 2, usize::MAX).unwrap()), [9, 10]);
-        assert_eq!(offsets(&ring.before(9, 2, usize::MAX).unwrap()), [7, 8]);
+        assert_eq!(offsets(&ring.before(10, 2, usize::MAX).unwrap()), [8, 9]);
+        assert!(ring.before(9, 2, usize::MAX).is_none());
         assert!(ring.before(9, 3, usize::MAX).is_none());
         assert!(ring.before(1, 3, usize::MAX).unwrap().is_empty());
         assert_eq!(offsets(&self::ring(1..=3, 4).before(4, 50, usize::MAX).unwrap()), [1, 2, 3]);
@@ -116,7 +119,7 @@ mod tests {
             ring.push(Message { offset, payload: vec![b'1'; 1000].into(), ..Message::default() }, 100, 3 * 1128);
         }
         assert_eq!(ring.first(), Some(8));
-        assert_eq!(offsets(&ring.before(11, 3, 2 * 1128).unwrap()), [9, 10]);
+        assert_eq!(offsets(&ring.before(11, 2, 1128).unwrap()), [10]);
         assert_eq!(offsets(&oldest(ring.after(7, 10).unwrap(), 9, 1)), [8]);
     }
 }

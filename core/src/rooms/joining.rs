@@ -10,7 +10,8 @@ use carillon_proto::{
 use smallvec::SmallVec;
 
 use super::{
-    CatchUp, Conn, Doors, Joined, Member, NOT_YET, Owed, Reading, Reason, Room, RoomKey, Rooms, Waiting, Wish, identity_hash,
+    CatchUp, Conn, Doors, Joined, Member, NOT_YET, Owed, Reading, Reason, Room, RoomKey, Rooms, Waiting, Waits, Wish,
+    identity_hash,
     receiving::{outgoing, own},
     retry_later,
 };
@@ -32,10 +33,12 @@ impl Rooms {
                     epoch: Epoch::none(),
                     members: SmallVec::new(),
                     wishes: Vec::new(),
+                    watchers: 0,
+                    known: None,
                 };
                 let key = self.rooms.insert(room) as RoomKey;
                 self.names.insert(name.clone(), key);
-                self.ask_attach(key, now);
+                self.ask_attach(key, now, doors);
                 key
             }
         };
@@ -72,8 +75,9 @@ impl Rooms {
                     // A wish to leave behind a wish to leave finds nothing to do.
                     if let Some(index) = joined.iter().position(|joined| joined.room == key) {
                         let joined = joined.remove(index);
+                        let user = self.conns[conn.index as usize].user.clone();
                         // The room must outlive the loop: it is dropped below.
-                        self.unseat(conn, joined);
+                        self.unseat(conn, &user, joined, true, now);
                     }
                     doors.frame(conn, &ServerFrame::Left { room: &name, reference: reference.as_deref() });
                 }
@@ -95,34 +99,47 @@ impl Rooms {
         doors: &mut impl Doors,
     ) {
         self.catch_ups.remove(&(key, conn.index));
-        self.seat(key, conn, options, doors);
-        let room = &self.rooms[key as usize];
-        let last = options.last.unwrap_or(0).min(self.limits.replay_messages);
+        self.seat(key, conn, options, now, doors);
         let epoch = options.epoch.clone().filter(|epoch| !epoch.is_empty());
         // Nothing seen yet: any life of the room will do, if it is whole.
         let claim = options.since.map(|since| (since, epoch.filter(|_| since > 0)));
-        let stands_here = match &claim {
+        let last = options.last.unwrap_or(0).min(self.limits.replay_messages);
+        let owed = Owed { reference, claim, last, is_personal, members: None };
+        if !options.presence {
+            return self.begin(key, conn, owed, now, doors);
+        }
+        let name = self.rooms[key as usize].name.clone();
+        let who = self.ask_who(&name, now);
+        self.reads.insert(who, Reading::Join { conn });
+        let catch_up = CatchUp { position: 0, owed: Some(owed), waits: Waits::Present(who), is_lenient: false };
+        self.catch_ups.insert((key, conn.index), catch_up);
+        self.deadlines.push_back((now.mono_ms + self.limits.request_timeout_ms, Waiting::Join(name, conn)));
+    }
+
+    /// A member has its place, and who is there is known if it asked: it goes live, or reads on from where it stands.
+    pub(super) fn begin(&mut self, key: RoomKey, conn: Conn, owed: Owed, now: Now, doors: &mut impl Doors) {
+        let room = &self.rooms[key as usize];
+        let stands_here = match &owed.claim {
             Some((since, epoch)) => *since == room.last && epoch.as_deref().is_none_or(|epoch| epoch == room.epoch.as_str()),
-            None => last == 0 || room.last == 0,
+            None => owed.last == 0 || room.last == 0,
         };
-        let newest = room.last.saturating_sub(u64::from(last));
-        let position = claim.as_ref().map_or(newest, |(since, _)| *since);
-        let is_lenient = claim.is_none();
-        let owed = Owed { reference, claim, last, is_personal };
+        let newest = room.last.saturating_sub(u64::from(owed.last));
+        let position = owed.claim.as_ref().map_or(newest, |(since, _)| *since);
+        let is_lenient = owed.claim.is_none();
         if stands_here {
             self.answer(key, conn, &owed, None, doors);
             return self.set_live(key, conn);
         }
         // A claim that does not fit what this gateway knows may still be right: another one may be ahead. The owner's page
         // comes in order with its deliveries, so that by then this gateway knows as much as the owner.
-        self.catch_ups.insert((key, conn.index), CatchUp { position, owed: Some(owed), read: 0, is_lenient });
+        self.catch_ups.insert((key, conn.index), CatchUp { position, owed: Some(owed), waits: Waits::Drain, is_lenient });
         let name = self.rooms[key as usize].name.clone();
         self.deadlines.push_back((now.mono_ms + self.limits.request_timeout_ms, Waiting::Join(name, conn)));
         self.read_on(key, conn, now);
     }
 
     /// Gives a connection its place among the members, or the place that it has other options.
-    fn seat(&mut self, key: RoomKey, conn: Conn, options: &JoinOptions, doors: &impl Doors) {
+    fn seat(&mut self, key: RoomKey, conn: Conn, options: &JoinOptions, now: Now, doors: &impl Doors) {
         let room = &mut self.rooms[key as usize];
         let entries = &mut self.conns[conn.index as usize].joined;
         let index = entries.iter().position(|joined| joined.room == key).unwrap_or_else(|| {
@@ -132,12 +149,18 @@ impl Rooms {
         });
         let joined = &mut entries[index];
         let (user, client) = doors.identity(conn);
-        let member = Member { conn, identity: identity_hash(user, client), is_live: false, echo: options.echo };
+        let (echo, presence) = (options.echo, options.presence);
+        let member = Member { conn, identity: identity_hash(user, client), is_live: false, echo, presence };
+        let mut watched = false;
         if joined.place == NOT_YET {
             joined.place = room.members.len() as u32;
             room.members.push(member);
+            self.report_came(key, conn, now, doors);
         } else {
-            room.members[joined.place as usize] = member;
+            watched = std::mem::replace(&mut room.members[joined.place as usize], member).presence;
+        }
+        if watched != presence {
+            self.count_watcher(key, presence, now);
         }
     }
 
@@ -153,6 +176,7 @@ impl Rooms {
             epoch: &room.epoch,
             recovered: reason.is_none(),
             reason,
+            members: owed.members.as_ref(),
         };
         doors.frame(conn, &joined);
     }
@@ -169,7 +193,7 @@ impl Rooms {
         let name = self.rooms[key as usize].name.clone();
         let position = self.catch_ups[&(key, conn.index)].position;
         let read = self.new_read(&name, read::Span::After(position), self.limits.replay_messages);
-        self.catch_ups.get_mut(&(key, conn.index)).expect("found above").read = read.read;
+        self.catch_ups.get_mut(&(key, conn.index)).expect("found above").waits = Waits::Page(read.read);
         // A room that is being attached anew asks once it is.
         if self.rooms[key as usize].is_attached {
             self.reads.insert(read.read, Reading::CatchUp { conn });
@@ -182,7 +206,7 @@ impl Rooms {
     pub(super) fn on_replay(&mut self, conn: Conn, page: &Page, now: Now, doors: &mut impl Doors) {
         let Some(key) = self.names.get(page.room.as_str()).copied().filter(|_| self.is_here(conn)) else { return };
         let Some(mut catch_up) = self.catch_ups.remove(&(key, conn.index)) else { return };
-        if catch_up.read != page.read {
+        if catch_up.waits != Waits::Page(page.read) {
             // Another join took its place.
             self.catch_ups.insert((key, conn.index), catch_up);
             return;
@@ -206,7 +230,7 @@ impl Rooms {
             catch_up.is_lenient = true;
         }
         // A member that retention overtook in the middle is told as well, unasked.
-        let overtaken = Owed { reference: None, claim: None, last: 0, is_personal: false };
+        let overtaken = Owed { reference: None, claim: None, last: 0, is_personal: false, members: None };
         if let Some(owed) = owed.or(reason.map(|_| overtaken)) {
             self.answer(key, conn, &owed, reason, doors);
         }
@@ -214,29 +238,35 @@ impl Rooms {
         if catch_up.is_lenient && !is_elsewhere {
             catch_up.position = catch_up.position.max(page.first.saturating_sub(1).min(head));
         }
-        self.replay(key, conn, &mut catch_up, &page.messages, doors);
+        let fitted = self.replay(key, conn, &mut catch_up, &page.messages, doors);
         if catch_up.position >= head {
             self.set_live(key, conn);
         } else {
-            catch_up.read = 0;
+            catch_up.waits = Waits::Drain;
             self.catch_ups.insert((key, conn.index), catch_up);
-            if doors.outbox_bytes(conn) < self.limits.replay_outbox_bytes {
+            if fitted && doors.outbox_bytes(conn) < self.limits.replay_outbox_bytes {
                 self.read_on(key, conn, now);
             }
         }
         self.grant_wishes(key, now, doors);
     }
 
-    fn replay(&mut self, key: RoomKey, conn: Conn, catch_up: &mut CatchUp, messages: &[Message], doors: &mut impl Doors) {
+    /// Sends as much of a page as the outbox has room for; false if that was not all of it. The pages of many rooms, asked for
+    /// while the outbox was empty, may come at once: what does not fit is asked for again when it has drained.
+    fn replay(&mut self, key: RoomKey, conn: Conn, catch_up: &mut CatchUp, messages: &[Message], doors: &mut impl Doors) -> bool {
         let room = &self.rooms[key as usize];
         let place = self.conns[conn.index as usize].joined.iter().find(|joined| joined.room == key).map(|joined| joined.place);
-        let Some(member) = place.and_then(|place| room.members.get(place as usize)).copied() else { return };
+        let Some(member) = place.and_then(|place| room.members.get(place as usize)).copied() else { return true };
         for message in messages {
             // A page that starts above the position (the newest few of a trimmed room) is asked for anew.
             if message.offset != catch_up.position + 1 {
                 continue;
             }
             let Some(out) = outgoing(message) else { continue };
+            let waiting = doors.outbox_bytes(conn);
+            if waiting > 0 && waiting + message.payload.len() > self.limits.replay_outbox_bytes {
+                return false;
+            }
             catch_up.position = message.offset;
             if member.is_own(message, doors) {
                 doors.frame(conn, &own(message, &out));
@@ -245,6 +275,7 @@ impl Rooms {
                 doors.message(conn, &out, &mut Default::default());
             }
         }
+        true
     }
 
     /// The room has another life than the one that these members know: they are told, and go on from its head.
@@ -263,6 +294,7 @@ impl Rooms {
                 epoch: &epoch,
                 recovered: false,
                 reason: Some("epoch"),
+                members: owed.as_ref().and_then(|owed| owed.members.as_ref()),
             };
             doors.frame(conn, &joined);
             self.set_live(key, conn);
@@ -278,7 +310,7 @@ impl Rooms {
             behind.push(member.conn);
         }
         for conn in behind {
-            self.catch_ups.insert((key, conn.index), CatchUp { position, owed: None, read: 0, is_lenient: false });
+            self.catch_ups.insert((key, conn.index), CatchUp { position, owed: None, waits: Waits::Drain, is_lenient: false });
             self.read_on(key, conn, now);
         }
     }
@@ -288,9 +320,19 @@ impl Rooms {
         let room = &self.rooms[key as usize];
         let reading = room.members.iter().filter(|member| !member.is_live).map(|member| member.conn);
         for conn in reading.collect::<Vec<_>>() {
-            let read = self.catch_ups.get(&(key, conn.index)).map_or(0, |catch_up| catch_up.read);
-            if self.reads.remove(&read).is_some() {
-                self.read_on(key, conn, now);
+            match self.catch_ups.get(&(key, conn.index)).map(|catch_up| catch_up.waits) {
+                Some(Waits::Page(read)) => {
+                    self.reads.remove(&read);
+                    self.read_on(key, conn, now);
+                }
+                Some(Waits::Present(who)) => {
+                    self.reads.remove(&who);
+                    let name = self.rooms[key as usize].name.clone();
+                    let who = self.ask_who(&name, now);
+                    self.reads.insert(who, Reading::Join { conn });
+                    self.catch_ups.get_mut(&(key, conn.index)).expect("found above").waits = Waits::Present(who);
+                }
+                Some(Waits::Drain) | None => {}
             }
         }
     }
@@ -299,10 +341,12 @@ impl Rooms {
     pub(super) fn on_deadline(&mut self, waiting: Waiting, now: Now, doors: &mut impl Doors) {
         match waiting {
             Waiting::Read(read) => {
-                if let Some(Reading::History { conn, reference, read }) = self.reads.remove(&read)
-                    && self.is_here(conn)
-                {
-                    let room = RoomName::parse(&read.room).ok();
+                let (conn, reference, room) = match self.reads.remove(&read) {
+                    Some(Reading::History { conn, reference, read }) => (conn, reference, RoomName::parse(&read.room).ok()),
+                    Some(Reading::Presence { conn, reference, room }) => (conn, reference, Some(room)),
+                    _ => return,
+                };
+                if self.is_here(conn) {
                     retry_later(doors, conn, "no answer in time", reference.as_deref(), room.as_ref(), 1000);
                 }
             }
@@ -343,15 +387,18 @@ impl Rooms {
             if joined.place != NOT_YET {
                 doors.frame(conn, &ServerFrame::Left { room: &name, reference: None });
             }
-            self.remove_member(conn, joined, now);
+            let user = self.conns[conn.index as usize].user.clone();
+            self.remove_member(conn, &user, joined, true, now);
         }
     }
 
     /// The token does not allow a room any more.
     pub fn expel(&mut self, conn: Conn, room: &RoomName, now: Now, doors: &mut impl Doors) {
         let Some(joined) = self.joined(conn, room).filter(|_| self.is_here(conn)) else { return };
-        self.conns[conn.index as usize].joined.retain(|entry| entry.room != joined.room);
-        self.remove_member(conn, joined, now);
+        let memberships = &mut self.conns[conn.index as usize];
+        memberships.joined.retain(|entry| entry.room != joined.room);
+        let user = memberships.user.clone();
+        self.remove_member(conn, &user, joined, true, now);
         doors.frame(conn, &ServerFrame::Left { room, reference: None });
         super::error(doors, conn, ErrorCode::Forbidden, "the token does not allow this room any more", None, Some(room));
     }

@@ -4,10 +4,10 @@ use carillon_proto::{
     codes::ErrorCode,
     frame::{Outgoing, ServerFrame},
     ids::{Epoch, MessageId, PartitionId, RoomName},
-    link::{self, Attached, Code, DownBatch, Failed, Message, Page, Published, down, failed, up},
+    link::{self, Attached, Code, DownBatch, Failed, Message, Page, Published, Who, down, failed, up},
 };
 
-use super::{Conn, Doors, Reading, RoomKey, Rooms, identity_hash, owner::Heard, retry_later};
+use super::{Conn, Doors, Reading, RoomKey, Rooms, Waits, identity_hash, owner::Heard, retry_later};
 use crate::Now;
 
 impl Rooms {
@@ -28,6 +28,18 @@ impl Rooms {
                 down::Item::Attached(attached) => self.on_attached(&attached, now, doors),
                 down::Item::Page(page) => self.on_page(&page, now, doors),
                 down::Item::Failed(failed) => self.on_failed(partition, &failed, now, doors),
+                down::Item::Present(present) => {
+                    self.on_present(present, now, doors);
+                    true
+                }
+                down::Item::UserIn(news) => {
+                    self.on_user_in(news, doors);
+                    true
+                }
+                down::Item::UserOut(news) => {
+                    self.on_user_out(news, doors);
+                    true
+                }
             };
             if !is_sound {
                 return self.reopen(partition, now, doors);
@@ -140,8 +152,8 @@ impl Rooms {
 
     fn on_page(&mut self, page: &Page, now: Now, doors: &mut impl Doors) -> bool {
         match self.reads.remove(&page.read) {
-            None => {}
-            Some(Reading::CatchUp { conn, .. }) => self.on_replay(conn, page, now, doors),
+            None | Some(Reading::Join { .. } | Reading::Presence { .. }) => {}
+            Some(Reading::CatchUp { conn }) => self.on_replay(conn, page, now, doors),
             Some(Reading::History { conn, reference, .. }) => {
                 if let Some(room) = RoomName::parse(&page.room).ok().filter(|_| self.is_here(conn)) {
                     let messages: Vec<Outgoing<'_>> = page.messages.iter().filter_map(outgoing).collect();
@@ -175,13 +187,24 @@ impl Rooms {
                     let room = RoomName::parse(&failed.room).ok();
                     failure(doors, conn, failed, reference.as_deref(), room.as_ref());
                 }
-                Some(Reading::CatchUp { conn, .. }) => {
+                Some(Reading::CatchUp { conn }) => {
                     let key = self.names.get(failed.room.as_str()).copied();
                     if let Some(catch_up) = key.and_then(|key| self.catch_ups.get_mut(&(key, conn.index)))
-                        && catch_up.read == read
+                        && catch_up.waits == Waits::Page(read)
                     {
-                        catch_up.read = 0;
+                        catch_up.waits = Waits::Drain;
                         self.retries.extend(RoomName::parse(&failed.room).ok().map(|room| (room, Some(conn))));
+                    }
+                }
+                _ => {}
+            },
+            Some(failed::Of::Who(who)) => match self.reads.remove(&who) {
+                Some(Reading::Presence { conn, reference, room }) if self.is_here(conn) => {
+                    failure(doors, conn, failed, reference.as_deref(), Some(&room));
+                }
+                Some(Reading::Join { conn }) if self.is_here(conn) => {
+                    if let Some(key) = self.names.get(failed.room.as_str()).copied() {
+                        self.give_up_joins(key, conn, now, doors);
                     }
                 }
                 _ => {}
@@ -217,7 +240,7 @@ impl Rooms {
             self.rooms.iter().filter(|(_, room)| room.name.partition() == partition).map(|(key, _)| key as RoomKey).collect();
         for key in keys {
             self.rooms[key as usize].is_attached = false;
-            self.ask_attach(key, now);
+            self.ask_attach(key, now, doors);
         }
         let owner = &mut self.owners[partition.index()];
         let ephemeral: Vec<u64> =
@@ -234,19 +257,30 @@ impl Rooms {
         for publish in publishes {
             owner.queue(up::Item::Publish(publish), now.mono_ms);
         }
-        let mut histories: Vec<_> = self
-            .reads
-            .values()
-            .filter_map(|reading| match reading {
-                Reading::History { read, .. } => Some(read.clone()),
-                Reading::CatchUp { .. } => None,
-            })
-            .filter(|read| RoomName::parse(&read.room).is_ok_and(|room| room.partition() == partition))
-            .collect();
-        histories.sort_by_key(|read| read.read);
-        for read in histories {
-            self.owners[partition.index()].queue(up::Item::Read(read), now.mono_ms);
+        let mut asked: Vec<(u64, up::Item)> =
+            self.reads.iter().filter_map(|(id, reading)| Some((*id, again(*id, reading)?))).collect();
+        asked.retain(|(_, item)| room_of(item).is_some_and(|room| room.partition() == partition));
+        asked.sort_by_key(|(id, _)| *id);
+        for (_, item) in asked {
+            self.owners[partition.index()].queue(item, now.mono_ms);
         }
+    }
+}
+
+/// A question of a client's that stands on its own; those of members that catch up follow their room's attach.
+fn again(id: u64, reading: &Reading) -> Option<up::Item> {
+    match reading {
+        Reading::History { read, .. } => Some(up::Item::Read(read.clone())),
+        Reading::Presence { room, .. } => Some(up::Item::Who(Who { who: id, room: room.as_str().to_owned() })),
+        Reading::CatchUp { .. } | Reading::Join { .. } => None,
+    }
+}
+
+fn room_of(item: &up::Item) -> Option<RoomName> {
+    match item {
+        up::Item::Read(read) => RoomName::parse(&read.room).ok(),
+        up::Item::Who(who) => RoomName::parse(&who.room).ok(),
+        _ => None,
     }
 }
 

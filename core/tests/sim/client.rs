@@ -1,7 +1,7 @@
 //! A client as the contract describes one: it counts offsets, resumes where it stands, and fails the world at the first
 //! gap, contradiction or broken promise.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use carillon_core::rooms::Conn;
 
@@ -11,7 +11,9 @@ pub enum Seen {
     Welcome,
     Message { room: String, offset: u64, payload: String, sender: (String, String), epoch: String },
     Own { room: String, offset: u64 },
-    Joined { room: String, offset: u64, epoch: String, recovered: bool },
+    Joined { room: String, offset: u64, epoch: String, recovered: bool, members: Option<Vec<String>> },
+    UserJoined { room: String, user: String, count: u64 },
+    UserLeft { room: String, user: String, count: u64 },
     Left,
     Ack { reference: String, room: String, offset: u64 },
     Error { reference: Option<String>, code: &'static str, outcome_unknown: bool },
@@ -35,6 +37,9 @@ pub struct Known {
     pub first: u64,
     pub epoch: String,
     pub seen: BTreeMap<u64, String>,
+    /// Who else is there, as far as the client was told.
+    pub others: HashSet<String>,
+    pub count: u64,
 }
 
 /// What became of a publish.
@@ -60,6 +65,7 @@ pub struct Client {
     pub user: String,
     pub name: String,
     pub echo: bool,
+    pub presence: bool,
     pub line: Line,
     pub connections: u64,
     pub rooms: HashMap<String, Known>,
@@ -67,8 +73,17 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(user: String, name: String, echo: bool) -> Self {
-        Self { user, name, echo, line: Line::Down { until_ms: 0 }, connections: 0, rooms: HashMap::new(), said: Vec::new() }
+    pub fn new(user: String, name: String, echo: bool, presence: bool) -> Self {
+        Self {
+            user,
+            name,
+            echo,
+            presence,
+            line: Line::Down { until_ms: 0 },
+            connections: 0,
+            rooms: HashMap::new(),
+            said: Vec::new(),
+        }
     }
 
     /// The connection is gone: what was under way is unknown, what was joined has to be joined again.
@@ -92,11 +107,14 @@ impl Client {
                     *welcomed = true;
                 }
             }
-            Seen::Joined { room, offset, epoch, recovered } => {
+            Seen::Joined { room, offset, epoch, recovered, members } => {
+                assert_eq!(members.is_some(), self.presence, "members are told to those who ask");
                 let who = self.name.clone();
                 let known = self.rooms.get_mut(&room).expect("asked for");
                 assert!(recovered, "{who}: {room} was not recovered though nothing was ever trimmed");
                 known.joined = true;
+                known.count = members.as_ref().map_or(0, |members| members.len() as u64);
+                known.others = members.into_iter().flatten().filter(|user| *user != self.user).collect();
                 known.epoch = epoch;
                 if known.position.is_none() {
                     known.position = Some(offset);
@@ -142,6 +160,18 @@ impl Client {
             }
             Seen::History { offsets, .. } => {
                 assert!(offsets.windows(2).all(|pair| pair[0] + 1 == pair[1]), "history with a hole: {offsets:?}");
+            }
+            Seen::UserJoined { room, user, count } => {
+                assert_ne!(user, self.user, "nobody is told of themselves");
+                let known = self.rooms.get_mut(&room).expect("asked for");
+                assert!(self.presence && known.joined);
+                assert!(known.others.insert(user.clone()), "{}: {user} joined {room} twice", self.name);
+                known.count = count;
+            }
+            Seen::UserLeft { room, user, count } => {
+                let known = self.rooms.get_mut(&room).expect("asked for");
+                assert!(known.others.remove(&user), "{}: {user} left {room} without having been there", self.name);
+                known.count = count;
             }
             Seen::Left => {}
         }

@@ -101,7 +101,7 @@ impl World {
         let rooms = ["a", "b", "c"].map(|name| RoomName::parse(name).unwrap()).to_vec();
         let clients = (0..CLIENTS).map(|number| {
             // Some users have two app instances, and some instances want their own messages.
-            Client::new(format!("user{}", number / 2), format!("client{number}"), chance.percent(30))
+            Client::new(format!("user{}", number / 2), format!("client{number}"), chance.percent(30), chance.percent(60))
         });
         let clients = clients.collect();
         let mut world = Self {
@@ -373,10 +373,11 @@ impl World {
                 let client = &mut self.clients[index];
                 let conn = Conn { index: gateway.rooms.next_index(), life };
                 gateway.doors.people.insert(conn, (client.user.clone(), client.name.clone()));
-                let grants = Grants::new(UserId::parse(&client.user).unwrap(), None);
+                let user = UserId::parse(&client.user).unwrap();
+                let grants = Grants::new(user.clone(), None);
                 client.connections += 1;
                 client.line = Line::Up { gateway: at, conn, welcomed: false, since_ms: self.now_ms };
-                gateway.rooms.connect(life, grants.personal(), now, &mut gateway.doors);
+                gateway.rooms.connect(life, user, grants.personal(), now, &mut gateway.doors);
             }
             Line::Up { gateway, conn, .. } if busy && self.chance.permille(self.faults.drop_client) => {
                 self.gateways[gateway].rooms.disconnect(conn, now);
@@ -410,6 +411,7 @@ impl World {
                     since: known.position,
                     epoch: known.position.map(|_| known.epoch.as_str().into()),
                     echo: client.echo,
+                    presence: client.presence,
                     ..JoinOptions::default()
                 };
                 let reference = format!("\"join {room}\"");
@@ -490,6 +492,13 @@ impl World {
                     assert!(known.seen.contains_key(&offset), "{who} never saw {offset} of {room}");
                 }
             }
+            for (room, known) in client.rooms.iter().filter(|(_, known)| known.wants && client.presence) {
+                let there = self.clients.iter().filter(|other| other.rooms.get(room).is_some_and(|known| known.wants));
+                let users: HashSet<String> = there.map(|other| other.user.clone()).collect();
+                assert_eq!(known.count, users.len() as u64, "{who} counts wrong in {room}");
+                let others: HashSet<String> = users.into_iter().filter(|user| *user != client.user).collect();
+                assert_eq!(known.others, others, "{who} sees the wrong people in {room}");
+            }
             let mut last: HashMap<(&str, u64), u64> = HashMap::new();
             for said in &client.said {
                 assert_ne!(said.outcome, Outcome::Open, "{who} waits for the outcome of {} for ever", said.payload);
@@ -532,8 +541,15 @@ impl Doors for SimDoors {
 
     fn frame(&mut self, to: Conn, frame: &ServerFrame<'_>) {
         let seen = match *frame {
-            ServerFrame::Joined { room, offset, epoch, recovered, .. } => {
-                Seen::Joined { room: room.to_string(), offset, epoch: epoch.to_string(), recovered }
+            ServerFrame::Joined { room, offset, epoch, recovered, members, .. } => {
+                let members = members.map(|it| it.members.iter().map(|member| member.user.to_string()).collect());
+                Seen::Joined { room: room.to_string(), offset, epoch: epoch.to_string(), recovered, members }
+            }
+            ServerFrame::UserJoined { room, user, count, .. } => {
+                Seen::UserJoined { room: room.to_string(), user: user.to_owned(), count }
+            }
+            ServerFrame::UserLeft { room, user, count, .. } => {
+                Seen::UserLeft { room: room.to_string(), user: user.to_owned(), count }
             }
             ServerFrame::Own { room, offset, .. } => Seen::Own { room: room.to_owned(), offset },
             ServerFrame::Ack { reference, room, stored, .. } => {
@@ -557,6 +573,10 @@ impl Doors for SimDoors {
 
     fn identity(&self, of: Conn) -> (&str, &str) {
         self.people.get(&of).map_or(("", ""), |(user, client)| (user, client))
+    }
+
+    fn info(&self, _: Conn) -> &str {
+        ""
     }
 
     fn outbox_bytes(&self, _: Conn) -> usize {

@@ -165,9 +165,6 @@ fn bad(message: impl Into<Cow<'static, str>>) -> Problem {
 pub fn parse(text: &str, max_depth: usize) -> Result<Incoming<'_>, BadFrame> {
     let refused =
         |(code, message): Problem, reference: Option<&str>| BadFrame { code, message, reference: reference.map(Box::from) };
-    if exceeds_depth(text.as_bytes(), max_depth + 1) {
-        return Err(refused(bad(format!("nested deeper than {max_depth} levels")), None));
-    }
     // A derived struct would take an array as well, field by field.
     if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
         return Err(refused(bad("a frame is a JSON object"), None));
@@ -179,6 +176,10 @@ pub fn parse(text: &str, max_depth: usize) -> Result<Incoming<'_>, BadFrame> {
         }
         other => other,
     };
+    // Until here nothing was descended into, so that even a frame that is too deep is answered with its `ref`.
+    if exceeds_depth(text.as_bytes(), max_depth + 1) {
+        return Err(refused(bad(format!("nested deeper than {max_depth} levels")), reference));
+    }
     let frame = read(&raw).map_err(|problem| refused(problem, reference))?;
     Ok(Incoming { reference, frame })
 }

@@ -43,6 +43,26 @@ pub struct Outgoing<'a> {
 /// An entry of a `history` frame.
 pub type HistoryMessage<'a> = Outgoing<'a>;
 
+/// A user in a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// Who.
+    pub user: Box<str>,
+    /// JSON text of the token's `info`; empty: none.
+    pub info: Box<str>,
+    /// How many connections of theirs are members.
+    pub connections: u32,
+}
+
+/// Who is in a room.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// How many users.
+    pub count: u64,
+    /// At most 200 of them.
+    pub members: Vec<Present>,
+}
+
 /// What a client is told. `reference` is its `ref` as JSON text.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs)] // The fields are the contract's; PROTOCOL.md explains them.
@@ -62,6 +82,26 @@ pub enum ServerFrame<'a> {
         epoch: &'a Epoch,
         recovered: bool,
         reason: Option<&'a str>,
+        members: Option<&'a Presence>,
+    },
+    Presence {
+        room: &'a RoomName,
+        reference: Option<&'a str>,
+        presence: &'a Presence,
+    },
+    /// `info`: JSON text, empty for none.
+    UserJoined {
+        room: &'a RoomName,
+        user: &'a str,
+        info: &'a str,
+        count: u64,
+    },
+    /// `info`: JSON text, empty for none.
+    UserLeft {
+        room: &'a RoomName,
+        user: &'a str,
+        info: &'a str,
+        count: u64,
     },
     Left {
         room: &'a RoomName,
@@ -129,7 +169,7 @@ impl ServerFrame<'_> {
                 object.out.push(b'}');
                 object.close();
             }
-            Self::Joined { room, reference, offset, epoch, recovered, reason } => {
+            Self::Joined { room, reference, offset, epoch, recovered, reason, members } => {
                 let mut object = Object::open(out, "joined");
                 object.reference(reference);
                 object.text("room", room.as_str());
@@ -137,8 +177,19 @@ impl ServerFrame<'_> {
                 object.text("epoch", epoch.as_str());
                 object.flag("recovered", recovered);
                 object.maybe(reason, |object, reason| object.text("reason", reason));
+                object.maybe(members, Object::members);
                 object.close();
             }
+            Self::Presence { room, reference, presence } => {
+                let mut object = Object::open(out, "presence");
+                object.reference(reference);
+                object.text("room", room.as_str());
+                object.number("count", presence.count);
+                object.members(presence);
+                object.close();
+            }
+            Self::UserJoined { room, user, info, count } => Object::open(out, "userJoined").user(room, user, info, count),
+            Self::UserLeft { room, user, info, count } => Object::open(out, "userLeft").user(room, user, info, count),
             Self::Left { room, reference } => {
                 let mut object = Object::open(out, "left");
                 object.reference(reference);
@@ -298,6 +349,42 @@ impl<'o> Object<'o> {
         }
     }
 
+    fn members(&mut self, presence: &Presence) {
+        self.raw("members", b"[");
+        for (index, member) in presence.members.iter().enumerate() {
+            if index > 0 {
+                self.out.push(b',');
+            }
+            self.out.push(b'{');
+            self.inner();
+            self.text("userId", &member.user);
+            self.info(&member.info);
+            self.number("connections", u64::from(member.connections));
+            self.out.push(b'}');
+        }
+        self.out.push(b']');
+        if presence.count > presence.members.len() as u64 {
+            self.flag("truncated", true);
+        }
+    }
+
+    fn user(mut self, room: &RoomName, user: &str, info: &str, count: u64) {
+        self.text("room", room.as_str());
+        self.raw("user", b"{");
+        self.inner();
+        self.text("id", user);
+        self.info(info);
+        self.out.push(b'}');
+        self.number("count", count);
+        self.close();
+    }
+
+    fn info(&mut self, json: &str) {
+        if !json.is_empty() {
+            self.raw("info", json.as_bytes());
+        }
+    }
+
     fn message(&mut self, message: &Outgoing<'_>) {
         self.text("room", message.room);
         self.raw("payload", message.payload);
@@ -354,7 +441,12 @@ mod tests {
         let (user, client) = (UserId::parse("u").unwrap(), ClientId::parse("c").unwrap());
         let limits = Limits { frame_bytes: 1, rooms: 2, frames_per_second: 3 };
         let message = Outgoing { room: "r", payload: b"1", sender: "u", offset: 1, id: MessageId([1; 16]), ts: 1, epoch: "i.1" };
+        let member = |user: &str, info: &str| Present { user: user.into(), info: info.into(), connections: 2 };
+        let presence = Presence { count: 3, members: vec![member("a", ""), member("b", r#"{"n":1}"#)] };
         let frames = [
+            ServerFrame::Presence { room: &room, reference: Some("1"), presence: &presence },
+            ServerFrame::UserJoined { room: &room, user: "u", info: r#"{"n":1}"#, count: 1 },
+            ServerFrame::UserLeft { room: &room, user: "u", info: "", count: 0 },
             ServerFrame::Connected {
                 user: &user,
                 client: &client,
@@ -370,6 +462,7 @@ mod tests {
                 epoch: &epoch,
                 recovered: false,
                 reason: Some("epoch"),
+                members: Some(&presence),
             },
             ServerFrame::Left { room: &room, reference: None },
             ServerFrame::Own { room: "r", offset: 1, id: MessageId([1; 16]), ts: 1, key: Some("k") },

@@ -1,0 +1,173 @@
+//! Who is in a room, by what the gateways say of their connections. Soft state: a new owner learns it from them, and says
+//! nothing that it does not know yet.
+
+use std::collections::HashMap;
+
+use carillon_proto::{
+    ids::GatewayId,
+    link::{Present, PresentUser},
+};
+use smallvec::SmallVec;
+
+/// A user whose last connection is gone is told as gone after this: long enough for a reconnect.
+pub(super) const GRACE_MS: u64 = 5_000;
+/// How long an owner holds its tongue about a room that gateways knew before it did: they notice a lost link within three
+/// seconds, and come back at once.
+pub(super) const QUIET_MS: u64 = 5_000;
+/// The most users that an answer names.
+const MAX_NAMED: usize = 200;
+
+/// The users of one room.
+#[derive(Debug, Default)]
+pub(super) struct Presence {
+    users: HashMap<Box<str>, User>,
+    /// Gateways with members that want to be told.
+    pub(super) watchers: Vec<GatewayId>,
+    /// Until then gateways come back, and what is known here is not the truth.
+    pub(super) quiet_until_ms: u64,
+}
+
+#[derive(Debug, Default)]
+struct User {
+    info: Box<str>,
+    connections: SmallVec<[(GatewayId, u32); 1]>,
+    /// Without connections since shortly.
+    leaves_at_ms: Option<u64>,
+}
+
+/// What changed for those who watch.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Nothing that is told.
+    Nothing,
+    /// The user's first connection.
+    In,
+    /// The user's last connection is gone, and nobody waits for another.
+    Out,
+    /// The user's last connection is gone: look again at this time.
+    Grace(u64),
+}
+
+impl Presence {
+    pub(super) fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.watchers.is_empty()
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.users.len() as u64
+    }
+
+    /// A connection became a member.
+    pub(super) fn on_came(&mut self, gateway: GatewayId, user: &str, info: &str) -> Change {
+        let is_new = !self.users.contains_key(user);
+        let entry = self.users.entry(user.into()).or_default();
+        if *entry.info != *info {
+            entry.info = info.into();
+        }
+        entry.leaves_at_ms = None;
+        match entry.connections.iter_mut().find(|(at, _)| *at == gateway) {
+            Some((_, count)) => *count += 1,
+            None => entry.connections.push((gateway, 1)),
+        }
+        if is_new { Change::In } else { Change::Nothing }
+    }
+
+    /// A connection is no member any more; `left`: by its own wish.
+    pub(super) fn on_went(&mut self, gateway: GatewayId, user: &str, left: bool, now_ms: u64) -> Change {
+        let Some(entry) = self.users.get_mut(user) else { return Change::Nothing };
+        let Some(index) = entry.connections.iter().position(|(at, _)| *at == gateway) else { return Change::Nothing };
+        entry.connections[index].1 -= 1;
+        if entry.connections[index].1 == 0 {
+            entry.connections.swap_remove(index);
+        }
+        if !entry.connections.is_empty() {
+            return Change::Nothing;
+        }
+        if left {
+            return Change::Out;
+        }
+        entry.leaves_at_ms = Some(now_ms + GRACE_MS);
+        Change::Grace(now_ms + GRACE_MS)
+    }
+
+    /// Everything that a gateway said is void. The users whose last connections those were.
+    pub(super) fn on_gateway_gone(&mut self, gateway: GatewayId, now_ms: u64) -> Vec<Box<str>> {
+        self.watchers.retain(|watcher| *watcher != gateway);
+        let mut alone = Vec::new();
+        for (user, entry) in &mut self.users {
+            let before = entry.connections.len();
+            entry.connections.retain(|(at, _)| *at != gateway);
+            if entry.connections.is_empty() && before > 0 {
+                entry.leaves_at_ms = Some(now_ms + GRACE_MS);
+                alone.push(user.clone());
+            }
+        }
+        alone
+    }
+
+    /// Whether the grace of a user is over.
+    pub(super) fn is_over(&self, user: &str, now_ms: u64) -> bool {
+        self.users.get(user).and_then(|entry| entry.leaves_at_ms).is_some_and(|at| at <= now_ms)
+    }
+
+    /// Takes a user out, and gives what was known.
+    pub(super) fn remove(&mut self, user: &str) -> Box<str> {
+        self.users.remove(user).map(|entry| entry.info).unwrap_or_default()
+    }
+
+    /// Who is here.
+    pub(super) fn present(&self, who: u64, room: &str) -> Present {
+        let named = self.users.iter().take(MAX_NAMED).map(|(user, entry)| PresentUser {
+            user: user.to_string(),
+            info: entry.info.to_string(),
+            connections: entry.connections.iter().map(|(_, count)| count).sum(),
+        });
+        Present { who, room: room.to_owned(), count: self.count(), users: named.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: GatewayId = GatewayId([1; 16]);
+    const B: GatewayId = GatewayId([2; 16]);
+
+    #[test]
+    fn first_in_and_last_out_are_told() {
+        let mut presence = Presence::default();
+        assert_eq!(presence.on_came(A, "ada", ""), Change::In);
+        assert_eq!(presence.on_came(B, "ada", ""), Change::Nothing);
+        assert_eq!(presence.on_went(A, "ada", true, 0), Change::Nothing);
+        assert_eq!(presence.on_went(B, "ada", true, 0), Change::Out);
+    }
+
+    #[test]
+    fn grace_forgives_a_reconnect() {
+        let mut presence = Presence::default();
+        presence.on_came(A, "ada", "");
+        assert_eq!(presence.on_went(A, "ada", false, 100), Change::Grace(100 + GRACE_MS));
+        assert!(!presence.is_over("ada", 100));
+        assert_eq!(presence.on_came(B, "ada", ""), Change::Nothing);
+        assert!(!presence.is_over("ada", 100 + GRACE_MS));
+    }
+
+    #[test]
+    fn lost_gateway_takes_its_own() {
+        let mut presence = Presence::default();
+        for (gateway, user) in [(A, "ada"), (B, "ada"), (A, "bob")] {
+            presence.on_came(gateway, user, "");
+        }
+        assert_eq!(presence.on_gateway_gone(A, 0), ["bob".into()]);
+        assert!(presence.is_over("bob", GRACE_MS) && !presence.is_over("ada", GRACE_MS));
+    }
+
+    #[test]
+    fn unmatched_leaves_change_nothing() {
+        let mut presence = Presence::default();
+        assert_eq!(presence.on_went(A, "ada", true, 0), Change::Nothing);
+        presence.on_came(A, "ada", "");
+        assert_eq!(presence.on_went(B, "ada", true, 0), Change::Nothing);
+        assert_eq!(presence.count(), 1);
+    }
+}
