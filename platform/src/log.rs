@@ -3,6 +3,7 @@
 //! duplicates are the partition owner's business (`carillon-core`).
 
 mod embedded;
+mod jetstream;
 
 use std::time::Duration;
 
@@ -10,7 +11,10 @@ use bytes::Bytes;
 use carillon_proto::ids::{Offset, PartitionId, RoomName};
 use futures_util::future::BoxFuture;
 
-pub use self::embedded::{EmbeddedLog, OpenError};
+pub use self::{
+    embedded::{EmbeddedLog, OpenError},
+    jetstream::{JetStreamConfig, JetStreamLog, StreamError},
+};
 
 /// A record's position in its partition: 1, 2, 3, … Sequences may have holes (markers, trimmed records).
 pub type Sequence = u64;
@@ -27,7 +31,7 @@ pub trait Log: Send + Sync + 'static {
 
     /// Queues one append at once, in the order of the calls, and resolves when the record is durable: synced to this
     /// machine's disk (embedded), or acked by JetStream. Appends of one partition resolve in order, and when one fails,
-    /// every later one that was queued behind it fails too.
+    /// every later one that was queued behind it fails too. Dropping the future takes nothing back.
     fn append(&self, partition: PartitionId, append: Append) -> BoxFuture<'static, Result<Sequence, AppendError>>;
 
     /// The newest record of a room.
@@ -114,8 +118,9 @@ pub struct Part {
 /// Why an append was not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Another record has this place: whoever appended is not the owner, or has lost count. Nothing was stored.
-    #[error("expected sequence {expected}, the log is at {last}")]
+    /// Another record has this place, in the partition or in the room: whoever appended is not the owner, or has lost
+    /// count. Nothing was stored.
+    #[error("sequence {expected} or its offset does not follow, the log is at sequence {last}")]
     Fenced {
         /// What the append asked for.
         expected: Sequence,

@@ -182,6 +182,7 @@ impl Log for EmbeddedLog {
     }
 
     fn recent(&self, partition: PartitionId, window: Duration) -> BoxFuture<'_, Result<Vec<Stored>, LogError>> {
+        debug_assert!(window <= writer::ORDER_WINDOW, "what is older is forgotten");
         self.read_store(move |reads| reads.recent(partition, window)).boxed()
     }
 
@@ -221,7 +222,7 @@ fn reason(closed: &watch::Sender<Option<String>>) -> String {
 fn watch_store(store: &Store, closed: &watch::Sender<Option<String>>, ended: &std::sync::mpsc::Receiver<()>) {
     while ended.recv_timeout(WATCH_EVERY) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
         if let Err(error) = store.check() {
-            writer::close(closed, format!("the store has failed: {error}"));
+            writer::close(closed, store.failure(&error));
             return;
         }
     }

@@ -1,8 +1,9 @@
 //! The store's journal, looked at before the store opens it: a torn tail is cut off, damage further up is refused.
 //!
-//! fjall 3.1 does neither well. After a power cut the last group may lie there with a hole in the middle, its pages having
-//! reached the disk in another order: fjall then refuses to open at all (`ChecksumMismatch`). And where a tag is damaged
-//! in the middle of the journal, it drops everything behind, acknowledged records included, without a word.
+//! fjall 3.1 does neither well. After a power cut the last group may lie there with a hole in the middle, its sectors having
+//! reached the disk in another order: fjall then mostly cuts it off, but refuses to open at all if the hole is inside a
+//! record (`ChecksumMismatch`). And where the journal's middle is damaged, it may drop everything behind, acknowledged
+//! records included, without a word.
 //!
 //! The log syncs each group before it writes the next one. So a broken group with a whole one behind it was acknowledged,
 //! and one with nothing behind it need not have been.

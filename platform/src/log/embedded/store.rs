@@ -1,6 +1,9 @@
 //! The opened store: a fjall database with four keyspaces, its limits, and what the log says about itself.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use carillon_proto::ids::PARTITIONS;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, compaction::Leveled};
@@ -41,6 +44,7 @@ pub(super) struct Store {
     pub(super) order: Keyspace,
     pub(super) floors: Keyspace,
     pub(super) incarnation: String,
+    path: PathBuf,
     // Last, so that the folder is free only when the database is closed.
     _folder: Folder,
 }
@@ -71,6 +75,7 @@ impl Store {
             order: db.keyspace("order", order).map_err(broken)?,
             floors: db.keyspace("floors", small).map_err(broken)?,
             db,
+            path,
             _folder: folder,
         })
     }
@@ -78,6 +83,21 @@ impl Store {
     /// Fails if one of the store's threads has failed. Cheap: nothing is waiting to be flushed between two groups.
     pub(super) fn check(&self) -> fjall::Result<()> {
         self.db.persist(PersistMode::Buffer)
+    }
+
+    /// Why the log is closed, for the operator.
+    pub(super) fn failure(&self, error: &fjall::Error) -> String {
+        let found = match error {
+            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => error.to_string(),
+            // One of the store's own threads failed; only its log lines tell why.
+            fjall::Error::Poisoned => "the store failed to write a table, see its messages before this one".into(),
+            other => other.to_string(),
+        };
+        format!(
+            "writing to {} failed: {found}. Look for free space and at the disk's health, then start again: everything \
+             acknowledged is there",
+            self.path.display()
+        )
     }
 }
 

@@ -31,7 +31,7 @@ const MAX_HEADS: usize = 65_536;
 
 /// How long `order` remembers. Must be longer than anybody's window in [`crate::log::Log::recent`], the longest of which
 /// is the 2 minutes in which an owner recognises repeats.
-const ORDER_WINDOW: Duration = Duration::from_secs(10 * 60);
+pub(super) const ORDER_WINDOW: Duration = Duration::from_secs(10 * 60);
 /// Old entries are removed once the oldest is so much over the window, not one by one.
 const ORDER_SLACK: Duration = Duration::from_secs(60);
 
@@ -129,7 +129,7 @@ impl Writer {
             let bytes: usize = commands.iter().map(Command::bytes).sum();
             if let Err(error) = self.write(commands, now_ms()) {
                 // What is still queued learns it from this thread's end.
-                return close(&self.closed, error.to_string());
+                return close(&self.closed, self.store.failure(&error));
             }
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
@@ -274,13 +274,15 @@ impl Writer {
         let overdue = since.saturating_sub(ORDER_SLACK.as_millis() as u64);
         for partition in PartitionId::all() {
             let tail = &mut self.tails[partition.index()];
-            // Twice what has come, so that it catches up.
-            let most = 2 * std::mem::take(&mut tail.grown);
-            if most == 0 || tail.oldest_ts > overdue {
+            let grown = std::mem::take(&mut tail.grown);
+            if grown == 0 || tail.oldest_ts > overdue {
                 continue;
             }
+            // The entries of this group are not in the store yet: they are the oldest ones if nothing else stays.
             let entries = Reads::of(&self.store).order(partition, tail.oldest, Sequence::MAX);
-            (tail.oldest, tail.oldest_ts) = (tail.last, now);
+            (tail.oldest, tail.oldest_ts) = (tail.last - grown as u64 + 1, now);
+            // Twice what has come, so that it catches up.
+            let most = 2 * grown;
             for (removed, entry) in entries.enumerate() {
                 let (key, value) = entry.into_inner()?;
                 let ts = layout::order_ts(&value);
@@ -300,5 +302,112 @@ impl Drop for Writer {
         if std::thread::panicking() {
             close(&self.closed, "the writer of the log has crashed".into());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PartitionId = PartitionId(1);
+
+    /// A writer that is driven by hand, at times that the test tells.
+    fn writer(folder: &tempfile::TempDir) -> Writer {
+        let store = Arc::new(Store::open(folder.path()).unwrap());
+        Writer::new(store, mpsc::channel(1).1, Arc::default(), watch::channel(None).0).unwrap()
+    }
+
+    fn append(room: &str, offset: Offset, sequence: Sequence) -> Command {
+        let room = RoomName::parse(room).unwrap();
+        let append = Append { room, offset, sequence, record: offset.to_string().into() };
+        Command::Append { partition: P, append, ack: oneshot::channel().0 }
+    }
+
+    fn trim(room: &str, below: Offset) -> Command {
+        Command::Trim { partition: P, room: RoomName::parse(room).unwrap(), below, done: oneshot::channel().0 }
+    }
+
+    fn remembered(writer: &Writer) -> Vec<Sequence> {
+        let entries = Reads::of(&writer.store).order(P, 0, Sequence::MAX);
+        entries.map(|entry| layout::order_sequence(&entry.key().unwrap())).collect()
+    }
+
+    #[test]
+    fn old_order_is_forgotten() {
+        const MINUTE: u64 = 60_000;
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(&folder);
+        let start = 1_000 * MINUTE;
+        writer.write((1..=100).map(|n| append("a", n, n)).collect(), start).unwrap();
+        writer.write(vec![append("a", 101, 101)], start + 10 * MINUTE).unwrap();
+        assert!(remembered(&writer).into_iter().eq(1..=101), "nothing is over the window and the slack");
+
+        writer.write(vec![append("a", 102, 102)], start + 12 * MINUTE).unwrap();
+        assert!(remembered(&writer).into_iter().eq(3..=102), "two for one");
+        let many = (103..=200).map(|n| append("a", n, n)).collect();
+        writer.write(many, start + 12 * MINUTE).unwrap();
+        assert!(remembered(&writer).into_iter().eq(101..=200), "and then all that are old");
+
+        writer.write(vec![append("a", 201, 201)], start + 100 * MINUTE).unwrap();
+        writer.write((202..=300).map(|n| append("a", n, n)).collect(), start + 100 * MINUTE).unwrap();
+        assert!(remembered(&writer).into_iter().eq(201..=300));
+    }
+
+    #[test]
+    fn newest_order_always_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = writer(&folder);
+        first.write(vec![append("a", 1, 1)], 1_000).unwrap();
+        drop(first);
+        let mut writer = writer(&folder);
+        writer.write(vec![trim("a", 1)], u64::MAX / 2).unwrap();
+        assert_eq!(remembered(&writer), [1]);
+        writer.write(vec![append("a", 2, 2)], u64::MAX / 2).unwrap();
+        assert_eq!(remembered(&writer), [2]);
+    }
+
+    #[test]
+    fn clock_may_run_backwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = writer(&folder);
+        first.write(vec![append("a", 1, 1)], 5_000).unwrap();
+        drop(first);
+        let mut writer = writer(&folder);
+        writer.write(vec![append("a", 2, 2)], 1_000).unwrap();
+        assert_eq!(Reads::of(&writer.store).last_entry(P).unwrap(), Some((2, 5_000)));
+    }
+
+    #[test]
+    fn trimmed_records_leave() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(&folder);
+        let kept = |writer: &Writer| writer.store.messages.len().unwrap() as u64;
+        let count = 2 * MAX_CLEARED + 10;
+        // In one group, so that records come and are trimmed at once.
+        let appends = (1..=count).map(|n| append("a", n, n)).chain([trim("a", 5), trim("a", Offset::MAX), trim("a", 7)]);
+        writer.write(appends.collect(), 1).unwrap();
+        assert_eq!(kept(&writer), count);
+        writer.write(vec![], 1).unwrap();
+        assert_eq!(kept(&writer), count - MAX_CLEARED);
+        writer.write(vec![trim("a", 20)], 1).unwrap();
+        assert_eq!(kept(&writer), count - 2 * MAX_CLEARED);
+        writer.write(vec![], 1).unwrap();
+        assert_eq!(kept(&writer), 1);
+        assert!(writer.clearings.is_empty());
+        let floor = Reads::of(&writer.store).floor(P, &RoomName::parse("a").unwrap()).unwrap();
+        assert_eq!(floor, Floor { first: count, cleared: count });
+    }
+
+    #[test]
+    fn clearing_goes_on_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = writer(&folder);
+        first.write((1..=20).map(|n| append("a", n, n)).chain([trim("a", 10)]).collect(), 1).unwrap();
+        // Ends before it has cleared.
+        drop(first);
+        let mut writer = writer(&folder);
+        writer.write(vec![trim("a", 11)], 1).unwrap();
+        writer.write(vec![], 1).unwrap();
+        assert_eq!(writer.store.messages.len().unwrap(), 10);
     }
 }
