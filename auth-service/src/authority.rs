@@ -43,6 +43,11 @@ impl Authority {
         })
     }
 
+    /// The longest token that is looked at.
+    pub(crate) fn token_bytes(&self) -> usize {
+        self.token_bytes
+    }
+
     /// [`TokenVerifier::verify`] at a time, in Unix milliseconds. Tokens without grants get `jwt.default_grants` where it
     /// is set; else they stay without, which `carillon-core` reads as the built-in default.
     pub fn verify_at(&self, token: &str, now_ms: u64) -> Result<Claims, VerifyError> {

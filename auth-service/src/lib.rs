@@ -1,10 +1,12 @@
-//! Tokens: who is believed, and what a token says. Keys come from the settings; nothing here knows a connection, and
-//! what a grant allows is for `carillon-core`.
+//! Tokens: who is believed, and what a token says. Keys come from the settings; what a grant allows is for
+//! `carillon-core`. The authority can be asked in the same process, or over gRPC by those who have another.
 
 mod authority;
 mod dev_key;
 mod keys;
+mod service;
 
 pub use authority::Authority;
 pub use dev_key::{DevKeyError, dev_key};
 pub use keys::KeyError;
+pub use service::{AuthService, Counters};

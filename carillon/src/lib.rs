@@ -4,4 +4,4 @@
 mod all_in_one;
 mod page;
 
-pub use all_in_one::{AllInOne, Mode, StartError};
+pub use all_in_one::{AllInOne, Mode};

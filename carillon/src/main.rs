@@ -5,14 +5,14 @@ mod commands;
 use std::process::ExitCode;
 
 use carillon::Mode;
-use carillon_platform::settings::{Program, Settings, SettingsArgs};
+use carillon_platform::{
+    service::{self, Failure},
+    settings::{Program, Settings, SettingsArgs},
+};
 use clap::{Parser, Subcommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Exit code of bad settings or usage (`EX_USAGE` of sysexits.h).
-const USAGE: u8 = 64;
 
 /// Durable real-time rooms.
 #[derive(Parser)]
@@ -41,10 +41,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return service::usage(&error),
     };
     match cli.command {
         Command::Dev { settings } => with(&settings, |settings| commands::serve::run(Mode::Dev, settings)),
@@ -62,12 +59,10 @@ fn with(args: &SettingsArgs, run: impl FnOnce(Settings) -> ExitCode) -> ExitCode
 
 /// Bad settings or usage, told to whoever started this.
 fn refuse(error: impl std::fmt::Display) -> ExitCode {
-    eprintln!("carillon: {error}");
-    ExitCode::from(USAGE)
+    Failure::settings(error).exit(Program::AllInOne.name())
 }
 
 /// The world did not let it.
 fn fail(error: impl std::fmt::Display) -> ExitCode {
-    eprintln!("carillon: {error}");
-    ExitCode::FAILURE
+    Failure::world(error).exit(Program::AllInOne.name())
 }

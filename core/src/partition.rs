@@ -10,6 +10,7 @@
 mod links;
 mod presence;
 mod repeats;
+mod retention;
 mod ring;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -29,6 +30,7 @@ use crate::{Now, link::PAGE_BYTES};
 use links::{Links, Opening};
 use presence::{Change, Presence};
 use repeats::{Known, Outcome, Repeats};
+pub use retention::{Keep, Retention};
 use ring::Ring;
 
 /// What shapes a partition; the same for all of a process.
@@ -42,13 +44,22 @@ pub struct Config {
     pub ring_bytes: usize,
     /// How long an idempotency key is known, at least two minutes.
     pub key_window_ms: u64,
+    /// How much of each room is kept; the first match counts.
+    pub retention: Vec<Retention>,
     /// How long a room that nobody is attached to stays in memory.
     pub idle_room_ms: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { window: 4096, ring_messages: 128, ring_bytes: 256 * 1024, key_window_ms: 150_000, idle_room_ms: 60_000 }
+        Self {
+            window: 4096,
+            ring_messages: 128,
+            ring_bytes: 256 * 1024,
+            key_window_ms: 150_000,
+            retention: Vec::new(),
+            idle_room_ms: 60_000,
+        }
     }
 }
 
@@ -101,6 +112,18 @@ pub enum Effect {
         /// … and so many bytes, one record excepted.
         bytes: usize,
     },
+    /// Forget what is below this offset, some time.
+    Trim {
+        /// The room.
+        room: RoomName,
+        /// The oldest offset to keep.
+        below: Offset,
+    },
+    /// Forget all of a room; then tell [`Partition::on_emptied`].
+    Empty {
+        /// The room.
+        room: RoomName,
+    },
     /// Send a batch to a gateway.
     Send {
         /// Which one.
@@ -133,9 +156,22 @@ pub struct Partition {
 
 #[derive(Debug)]
 enum Room {
-    /// The head was asked for; what came meanwhile waits in order.
-    Loading(Vec<(Asker, up::Item)>),
+    /// The head was asked for, or the room is being emptied (and what else is known of it is kept); what came meanwhile
+    /// waits in order.
+    Loading {
+        waiting: Vec<(Asker, up::Item)>,
+        kept: Option<Box<ReadyRoom>>,
+    },
     Ready(ReadyRoom),
+}
+
+impl Room {
+    fn known(&mut self) -> Option<&mut ReadyRoom> {
+        match self {
+            Self::Ready(room) => Some(room),
+            Self::Loading { kept, .. } => kept.as_deref_mut(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -145,6 +181,7 @@ struct ReadyRoom {
     /// The newest offset given out.
     assigned: Offset,
     epoch: Epoch,
+    keep: Keep,
     /// `ts` never goes back within a room, whatever the clock does.
     ts: u64,
     ring: Ring,
@@ -228,50 +265,70 @@ impl Partition {
         if room.partition() != self.start.partition {
             return;
         }
+        self.on_item_of(asker, room, item, now);
+    }
+
+    fn on_item_of(&mut self, asker: Asker, room: RoomName, item: up::Item, now: Now) {
         match self.rooms.get_mut(&room) {
+            Some(Room::Ready(ready)) if ready.is_over_age(now) && concerns_log(&item) => {
+                let Some(Room::Ready(ready)) = self.rooms.remove(&room) else { unreachable!("matched above") };
+                self.rooms.insert(room.clone(), Room::Loading { waiting: vec![(asker, item)], kept: Some(Box::new(ready)) });
+                self.effects.push_back(Effect::Empty { room });
+            }
             Some(Room::Ready(_)) => self.on_ready_item(asker, room, item, now),
-            Some(Room::Loading(waiting)) => waiting.push((asker, item)),
+            Some(Room::Loading { waiting, .. }) => waiting.push((asker, item)),
             None => {
                 self.effects.push_back(Effect::Head { room: room.clone() });
-                self.rooms.insert(room, Room::Loading(vec![(asker, item)]));
+                self.rooms.insert(room, Room::Loading { waiting: vec![(asker, item)], kept: None });
             }
         }
     }
 
     /// The answer to [`Effect::Head`]: the room's newest record, or that it has none.
     pub fn on_head(&mut self, room: RoomName, newest: Option<Record>, now: Now) {
-        let Some(Room::Loading(waiting)) = self.rooms.get_mut(&room) else { return };
+        let (offset, ts, epoch) = newest.map_or((0, 0, Epoch::none()), |newest| {
+            let epoch = Epoch::from_wire(&newest.epoch);
+            (newest.offset, newest.ts, epoch)
+        });
+        let ready = ReadyRoom {
+            head: offset,
+            assigned: offset,
+            epoch,
+            keep: Keep::of(&self.config.retention, &room),
+            ts,
+            ring: Ring::default(),
+            routes: Vec::new(),
+            presence: Presence::default(),
+        };
+        self.open_room(room, ready, now);
+    }
+
+    /// The answer to [`Effect::Empty`].
+    pub fn on_emptied(&mut self, room: RoomName, now: Now) {
+        let Some(Room::Loading { kept, .. }) = self.rooms.get_mut(&room) else { return };
+        let Some(kept) = kept.take() else { return };
+        let ready = ReadyRoom { head: 0, assigned: 0, epoch: Epoch::none(), ring: Ring::default(), ..*kept };
+        for gateway in &ready.routes {
+            // What it knows of the room is history: the next message has offset 1.
+            self.links.send_to(*gateway, down::Item::Attached(Attached { room: room.to_string(), ..Attached::default() }));
+        }
+        self.open_room(room, ready, now);
+    }
+
+    fn open_room(&mut self, room: RoomName, ready: ReadyRoom, now: Now) {
+        let Some(Room::Loading { waiting, .. }) = self.rooms.get_mut(&room) else { return };
         let waiting = std::mem::take(waiting);
-        let ready = newest.map_or_else(
-            || ReadyRoom {
-                head: 0,
-                assigned: 0,
-                epoch: Epoch::none(),
-                ts: 0,
-                ring: Ring::default(),
-                routes: Vec::new(),
-                presence: Presence::default(),
-            },
-            |newest| ReadyRoom {
-                head: newest.offset,
-                assigned: newest.offset,
-                epoch: Epoch::from_wire(&newest.epoch),
-                ts: newest.ts,
-                ring: Ring::default(),
-                routes: Vec::new(),
-                presence: Presence::default(),
-            },
-        );
         self.rooms.insert(room.clone(), Room::Ready(ready));
         self.idle.push_back((now.mono_ms, room.clone()));
         for (asker, item) in waiting {
-            self.on_ready_item(asker, room.clone(), item, now);
+            // One of them may find the room over its age.
+            self.on_item_of(asker, room.clone(), item, now);
         }
     }
 
     /// The log could not tell the head: whoever waited is told to come back.
     pub fn on_head_failed(&mut self, room: &RoomName) {
-        let Some(Room::Loading(waiting)) = self.rooms.remove(room) else { return };
+        let Some(Room::Loading { waiting, .. }) = self.rooms.remove(room) else { return };
         for (asker, item) in waiting {
             let of = match item {
                 up::Item::Attach(_) => failed::Of::Attach(true),
@@ -293,7 +350,7 @@ impl Partition {
                 self.drop_route(asker.gateway, &room, now);
             }
             up::Item::Publish(publish) => self.on_publish(asker, room, publish, now),
-            up::Item::Read(read) => self.on_read(asker, room, read),
+            up::Item::Read(read) => self.on_read(asker, room, read, now),
             up::Item::Came(came) => self.on_came(asker, &room, &came, now),
             up::Item::Went(went) => self.on_went(asker, &room, &went, now),
             up::Item::Watch(watch) => self.on_watch(asker, &room, &watch),
@@ -442,14 +499,20 @@ impl Partition {
         for gateway in &room.routes {
             self.links.send_to(*gateway, down::Item::Message(message.clone()));
         }
+        if room.keep.purges_at(room.head) {
+            self.effects.push_back(Effect::Trim { room: name.clone(), below: room.keep.floor(room.head) });
+        }
+        let ring_messages = usize::try_from(room.keep.messages).unwrap_or(usize::MAX).min(self.config.ring_messages);
+        room.ring.push(message, ring_messages, self.config.ring_bytes);
         if room.routes.is_empty() {
             self.idle.push_back((now.mono_ms, name));
         }
-        room.ring.push(message, self.config.ring_messages, self.config.ring_bytes);
     }
 
-    fn on_read(&mut self, asker: Asker, name: RoomName, read: Read) {
+    fn on_read(&mut self, asker: Asker, name: RoomName, read: Read, now: Now) {
         let room = ready(&mut self.rooms, &name);
+        room.ring.forget_older(room.keep.oldest_ts(now.unix_ms));
+        let floor = room.keep.floor(room.head);
         let limit = read.limit.clamp(1, 1000) as usize;
         let (after, before) = match read.span {
             Some(read::Span::After(offset)) => (Some(offset), None),
@@ -462,32 +525,43 @@ impl Partition {
             (None, None) => None,
         };
         if let Some(messages) = at_hand {
-            // What the ring holds was never trimmed: the oldest offset matters only to those who ask below it.
-            let first = room.ring.first().unwrap_or(room.head + 1);
+            // Whoever reads forward is told that nothing is missing in between; backward, how far it may go on.
+            let first = if after.is_some() { room.ring.first().unwrap_or(room.head + 1) } else { floor };
             let page = page(&read, room, messages, first);
             return self.links.send(asker, down::Item::Page(page));
         }
+        let after = after.map(|after| after.max(floor - 1));
+        self.read_log(PendingRead { asker, read, room: name }, after, before, limit);
+    }
+
+    fn read_log(&mut self, pending: PendingRead, after: Option<Offset>, before: Option<Offset>, limit: usize) {
         self.next_ticket += 1;
-        self.effects.push_back(Effect::Read {
-            ticket: self.next_ticket,
-            room: name.clone(),
-            after,
-            before,
-            limit,
-            bytes: PAGE_BYTES,
-        });
-        self.reads.insert(self.next_ticket, PendingRead { asker, read, room: name });
+        let (ticket, room) = (self.next_ticket, pending.room.clone());
+        self.effects.push_back(Effect::Read { ticket, room, after, before, limit, bytes: PAGE_BYTES });
+        self.reads.insert(ticket, pending);
     }
 
     /// The answer to [`Effect::Read`]: records, oldest first, and the oldest offset that the log still has (0: none).
-    pub fn on_part(&mut self, ticket: u64, records: Vec<Record>, first: Offset) {
-        let Some(PendingRead { asker, read, room: name }) = self.reads.remove(&ticket) else { return };
-        let Some(Room::Ready(room)) = self.rooms.get_mut(&name) else { return };
+    pub fn on_part(&mut self, ticket: u64, mut records: Vec<Record>, first: Offset, now: Now) {
+        let Some(pending) = self.reads.remove(&ticket) else { return };
+        let Some(room) = self.rooms.get_mut(&pending.room).and_then(Room::known) else { return };
         // The log may have acked more than this owner has told yet: that comes as deliveries, in its order.
-        let messages = records.into_iter().filter(|record| record.offset <= room.head).map(to_message);
-        let first = if first == 0 { room.head + 1 } else { first };
-        let page = page(&read, room, messages.collect(), first);
-        self.links.send(asker, down::Item::Page(page));
+        records.retain(|record| record.offset <= room.head);
+        let first = if first == 0 { room.head + 1 } else { first.max(room.keep.floor(room.head)) };
+        let (oldest_ts, read_any) = (room.keep.oldest_ts(now.unix_ms), !records.is_empty());
+        let newest_old = records.iter().rev().find(|record| record.ts < oldest_ts).map(|record| record.offset);
+        let first = first.max(newest_old.map_or(0, |offset| offset + 1));
+        records.retain(|record| record.offset >= first);
+        if let Some(old) = newest_old {
+            self.effects.push_back(Effect::Trim { room: pending.room.clone(), below: old + 1 });
+            let is_forward = matches!(pending.read.span, Some(read::Span::After(_)));
+            if read_any && records.is_empty() && is_forward {
+                let limit = pending.read.limit.clamp(1, 1000) as usize;
+                return self.read_log(pending, Some(old), None, limit);
+            }
+        }
+        let page = page(&pending.read, room, records.into_iter().map(to_message).collect(), first);
+        self.links.send(pending.asker, down::Item::Page(page));
     }
 
     /// The log could not read.
@@ -526,7 +600,7 @@ impl Partition {
     }
 
     fn user_is_out(&mut self, name: &RoomName, user: &str, now: Now) {
-        let room = ready(&mut self.rooms, name);
+        let Some(room) = self.rooms.get_mut(name).and_then(Room::known) else { return };
         let info = room.presence.remove(user);
         if room.presence.quiet_until_ms <= now.mono_ms {
             let count = room.presence.count();
@@ -563,7 +637,7 @@ impl Partition {
 
     /// A user's grace may be over, or a room's quiet.
     fn look_again(&mut self, name: &RoomName, user: Option<&str>, now: Now) {
-        let Some(Room::Ready(room)) = self.rooms.get(name) else { return };
+        let Some(room) = self.rooms.get_mut(name).and_then(Room::known) else { return };
         match user {
             Some(user) if room.presence.is_over(user, now.mono_ms) => self.user_is_out(name, user, now),
             Some(_) => {}
@@ -633,7 +707,7 @@ impl Partition {
     }
 
     fn drop_route(&mut self, gateway: GatewayId, name: &RoomName, now: Now) {
-        if let Some(Room::Ready(room)) = self.rooms.get_mut(name) {
+        if let Some(room) = self.rooms.get_mut(name).and_then(Room::known) {
             room.routes.retain(|route| *route != gateway);
             for user in room.presence.on_gateway_gone(gateway, now.mono_ms) {
                 look_later(&mut self.later, now.mono_ms + presence::GRACE_MS, name, Some(user));
@@ -647,6 +721,22 @@ impl Partition {
 
 /// What a client is told to wait when the window is full: a window's worth of appends takes about that long.
 const RETRY_AFTER_MS: u32 = 500;
+
+impl ReadyRoom {
+    /// Whether even the newest message is too old: then the room is empty, and its next message begins another life.
+    fn is_over_age(&self, now: Now) -> bool {
+        self.head > 0 && self.assigned == self.head && self.ts < self.keep.oldest_ts(now.unix_ms)
+    }
+}
+
+/// Whether what is asked depends on what the log holds.
+fn concerns_log(item: &up::Item) -> bool {
+    match item {
+        up::Item::Attach(_) | up::Item::Read(_) => true,
+        up::Item::Publish(publish) => !publish.ephemeral,
+        _ => false,
+    }
+}
 
 fn look_later(later: &mut Later, at_ms: u64, room: &RoomName, user: Option<Box<str>>) {
     later.entry(at_ms).or_default().push((room.clone(), user));

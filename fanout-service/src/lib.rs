@@ -30,7 +30,15 @@ const RETRY: Duration = Duration::from_millis(500);
 impl Fanout {
     /// From the settings.
     pub fn new(settings: &Settings, log: Arc<dyn Log>, bus: Arc<dyn Bus>) -> Self {
-        let config = partition::Config { window: settings.limits.publish_window, ..partition::Config::default() };
+        let retention = settings.retention.iter().map(|it| partition::Retention {
+            rooms: it.rooms.clone(),
+            keep: partition::Keep { messages: it.messages, age_ms: u64::try_from(it.age.as_millis()).unwrap_or(u64::MAX) },
+        });
+        let config = partition::Config {
+            window: settings.limits.publish_window,
+            retention: retention.collect(),
+            ..partition::Config::default()
+        };
         Self { log, bus, config, counters: Arc::default() }
     }
 

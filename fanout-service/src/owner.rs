@@ -95,6 +95,8 @@ struct Driver<'f> {
     appends: FuturesOrdered<BoxFuture<'static, Result<u64, AppendError>>>,
     heads: FuturesUnordered<BoxFuture<'f, (RoomName, Result<Option<Stored>, LogError>)>>,
     reads: FuturesUnordered<BoxFuture<'f, (u64, Result<Part, LogError>)>>,
+    trims: FuturesUnordered<BoxFuture<'f, (RoomName, Result<(), LogError>)>>,
+    empties: FuturesUnordered<BoxFuture<'f, (RoomName, Result<(), LogError>)>>,
 }
 
 impl<'f> Driver<'f> {
@@ -108,6 +110,8 @@ impl<'f> Driver<'f> {
             appends: FuturesOrdered::new(),
             heads: FuturesUnordered::new(),
             reads: FuturesUnordered::new(),
+            trims: FuturesUnordered::new(),
+            empties: FuturesUnordered::new(),
         }
     }
 
@@ -128,6 +132,17 @@ impl<'f> Driver<'f> {
                 }
                 Some((room, head)) = self.heads.next() => self.on_head(room, head),
                 Some((ticket, part)) = self.reads.next() => self.on_part(ticket, part),
+                Some((room, trimmed)) = self.trims.next() => {
+                    if let Err(error) = trimmed {
+                        // What is over the limits is not shown anyhow; the next purge takes it along.
+                        tracing::warn!(partition = %self.partition, %room, %error, "old messages can't be purged yet");
+                    }
+                }
+                Some((room, emptied)) = self.empties.next() => match emptied {
+                    Ok(()) => self.rules.on_emptied(room, self.clock.now()),
+                    // Whoever waits for the room waits no longer than for a lost owner.
+                    Err(error) => return AppendError::Unknown(format!("a room could not be emptied: {error}")),
+                },
                 _ = tick.tick() => self.rules.on_tick(self.clock.now()),
             }
             if let Err(lost) = self.take_what_is_ready() {
@@ -180,7 +195,7 @@ impl<'f> Driver<'f> {
     fn on_part(&mut self, ticket: u64, part: Result<Part, LogError>) {
         let read = part.and_then(|part| Ok((part.records.iter().map(record).collect::<Result<Vec<_>, _>>()?, part.first)));
         match read {
-            Ok((records, first)) => self.rules.on_part(ticket, records, first),
+            Ok((records, first)) => self.rules.on_part(ticket, records, first, self.clock.now()),
             Err(error) => {
                 tracing::warn!(partition = %self.partition, %error, "part of a room can't be read");
                 self.rules.on_part_failed(ticket);
@@ -203,6 +218,12 @@ impl<'f> Driver<'f> {
                     let span = after.map_or(ReadSpan::Before(before.unwrap_or(u64::MAX)), ReadSpan::After);
                     let limit = ReadLimit { records: limit, bytes };
                     self.reads.push(async move { (ticket, log.read(partition, &room, span, limit).await) }.boxed());
+                }
+                Effect::Trim { room, below } => {
+                    self.trims.push(async move { (room.clone(), log.trim(partition, &room, below).await) }.boxed())
+                }
+                Effect::Empty { room } => {
+                    self.empties.push(async move { (room.clone(), log.empty(partition, &room).await) }.boxed())
                 }
                 Effect::Send { gateway, batch } => {
                     self.fanout.counters.batches.fetch_add(1, Ordering::Relaxed);

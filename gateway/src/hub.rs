@@ -69,8 +69,13 @@ impl Hub {
         if connection.is_closing {
             return;
         }
-        if connection.outbox.push(frames, limit).is_err() {
-            return self.close(to, Close::SlowConsumer);
+        if connection.outbox.push(frames.clone(), limit).is_err() {
+            // More than an outbox may come in before the next flush. A client is slow only if its socket takes no more, too;
+            // how the write went shows at the flush, which this connection waits for.
+            let _ = connection.write();
+            if connection.outbox.push(frames, limit).is_err() {
+                return self.close(to, Close::SlowConsumer);
+            }
         }
         if !std::mem::replace(&mut connection.is_dirty, true) {
             self.dirty.push(to);

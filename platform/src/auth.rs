@@ -1,4 +1,14 @@
-//! The token port: who is this, and what may they do?
+//! The token port: who is this, and what may they do? In one process the auth service's own authority answers; from
+//! another, it is asked over gRPC, behind a cache.
+
+mod cached;
+mod grpc;
+mod known;
+
+pub use cached::CachedVerifier;
+pub use grpc::{BadAuthUrl, GrpcVerifier};
+
+use std::sync::Arc;
 
 use carillon_proto::claims::Claims;
 use futures_util::future::BoxFuture;
@@ -8,6 +18,12 @@ pub trait TokenVerifier: Send + Sync + 'static {
     /// The claims of a token that holds now: signature, times, issuer and audience checked, `sub` legal, `grants` filled
     /// in with the configured default where the token has none.
     fn verify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Claims, VerifyError>>;
+}
+
+impl<V: TokenVerifier> TokenVerifier for Arc<V> {
+    fn verify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Claims, VerifyError>> {
+        (**self).verify(token)
+    }
 }
 
 /// Issues tokens.

@@ -1,12 +1,14 @@
 //! The bus port: batches between gateways and owners. At most once, in order per sender and subject; whoever needs
 //! more builds it above (the link, in `carillon-core`).
 
+mod awaited;
 mod in_process;
+mod nats;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-pub use self::in_process::InProcessBus;
+pub use self::{awaited::AwaitedBus, in_process::InProcessBus, nats::NatsBus};
 
 /// Where batches travel. Cheap to share.
 pub trait Bus: Send + Sync + 'static {

@@ -8,5 +8,7 @@ pub mod log;
 
 pub mod admin;
 pub mod logging;
+pub mod nats;
+pub mod service;
 pub mod settings;
 pub mod shutdown;

@@ -55,6 +55,10 @@ pub trait Log: Send + Sync + 'static {
     /// in any case, so that its offset is never given out twice. Asked again, or for less, it does nothing. Disk space
     /// comes back later.
     fn trim(&self, partition: PartitionId, room: &RoomName, below: Offset) -> BoxFuture<'_, Result<(), LogError>>;
+
+    /// Everything of the room is gone for good, so that its next record has offset 1 again. Nothing may be under way in the
+    /// room; resolves once that record may be appended.
+    fn empty(&self, partition: PartitionId, room: &RoomName) -> BoxFuture<'_, Result<(), LogError>>;
 }
 
 /// Where a partition stands.

@@ -22,7 +22,7 @@ fn subscriber<W>(log: &Log, terminal: bool, writer: W) -> impl Subscriber + Send
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&log.level).expect("the settings take only what this accepts");
+    let filter = EnvFilter::try_new(filter(&log.level)).expect("the settings take only what this accepts");
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let format = log.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
@@ -30,6 +30,16 @@ where
         LogFormat::Text => Box::new(lines.with_ansi(terminal)),
     };
     tracing_subscriber::registry().with(lines).with(filter)
+}
+
+/// The NATS client tells each failed attempt to connect at `info`, twice a second; `crate::nats` says the same once. What
+/// the setting says of the client comes later and wins.
+fn filter(level: &str) -> String {
+    if level.split(',').any(|directive| directive.trim() == "info") {
+        format!("async_nats=warn,{level}")
+    } else {
+        level.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -76,6 +86,21 @@ mod tests {
         assert!(text.contains("joined") && !text.starts_with('{'), "{text}");
         let forced = Log { format: Some(LogFormat::Json), ..Log::default() };
         assert!(logged(&forced, true).starts_with('{'));
+    }
+
+    #[test]
+    fn nats_client_is_quieter() {
+        let logged_at = |level: &str| {
+            let buffer = Buffer::default();
+            let writer = buffer.clone();
+            let log = Log { level: level.to_owned(), ..Log::default() };
+            tracing::subscriber::with_default(subscriber(&log, false, move || writer.clone()), || {
+                tracing::info!(target: "async_nats", "event");
+            });
+            !buffer.0.lock().is_empty()
+        };
+        let levels = ["info", "info,carillon_gateway=debug", "info,async_nats=info", "debug", "warn", "off"];
+        assert_eq!(levels.map(logged_at), [false, false, true, true, false, false]);
     }
 
     #[test]

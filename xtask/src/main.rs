@@ -5,6 +5,8 @@ use clap::Parser;
 
 mod arrows;
 mod ci;
+mod cluster;
+mod nats;
 mod steps;
 mod test;
 mod tools;
@@ -12,10 +14,14 @@ mod tools;
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Project tasks")]
 enum Command {
-    /// Set up what the tests need (Node packages, Chromium) and run all of them
+    /// Set up what the tests need (NATS server, Node packages, Chromium) and run all of them
     Test,
     /// Everything a change must pass: format, lints, docs, dependency directions, then all tests
     Ci,
+    /// Run all services on this machine (NATS, auth, fanout, two gateways) until Ctrl-C: to see the real shape
+    Cluster,
+    /// Print the path of a NATS server for the tests, fetched if there is none: for `cargo test` by hand
+    NatsServer,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -24,6 +30,8 @@ fn main() -> anyhow::Result<()> {
     let result = match command {
         Command::Test => test::run(&mut steps),
         Command::Ci => ci::run(&mut steps),
+        Command::Cluster => return cluster::run(),
+        Command::NatsServer => return nats::find_or_fetch_server().map(|server| println!("{}", server.display())),
     };
     steps.print_summary(result.is_ok());
     result

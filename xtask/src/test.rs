@@ -4,20 +4,24 @@
 use anyhow::{Context, Result};
 
 use crate::steps::{self, Steps, cargo, command, root};
-use crate::tools;
+use crate::{nats, tools};
 
 pub(crate) fn run(steps: &mut Steps) -> Result<()> {
-    let mut chromium = None;
+    let (mut nats_server, mut chromium) = (None, None);
     steps.run("tools", || {
+        nats_server = Some(nats::find_or_fetch_server()?);
         tools::check_node()?;
         tools::install_node_packages()?;
         chromium = Some(tools::find_or_install_chromium()?);
         Ok(())
     })?;
+    let nats_server = nats_server.expect("the step above sets it or fails");
     let chromium = chromium.expect("the step above sets it or fails");
 
     steps.run("build", || steps::run(&mut cargo(&["build", "--package", "carillon", "--locked"])))?;
-    steps.run("rust tests", || steps::run(&mut cargo(&["test", "--workspace", "--locked"])))?;
+    steps.run("rust tests", || {
+        steps::run(cargo(&["test", "--workspace", "--locked"]).env("CARILLON_NATS_SERVER", &nats_server))
+    })?;
     steps.run("web tests", || {
         // One file at a time: each starts servers and browsers, and small machines would run into time-outs.
         let mut tests = command("node", &["--test", "--test-concurrency=1", "--test-reporter=spec"]);
@@ -43,7 +47,7 @@ fn web_test_files() -> Result<Vec<String>> {
 }
 
 /// Asked of cargo, since the target folder can be moved by settings and environment.
-fn carillon_binary() -> Result<String> {
+pub(crate) fn carillon_binary() -> Result<String> {
     let metadata = steps::output(&mut cargo(&["metadata", "--format-version", "1", "--no-deps", "--locked"]))?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
     let target = metadata["target_directory"].as_str().context("cargo metadata names no target_directory")?;

@@ -20,6 +20,13 @@ impl Ring {
         }
     }
 
+    /// Lets go what is too old.
+    pub(super) fn forget_older(&mut self, oldest_ts: u64) {
+        while self.messages.front().is_some_and(|oldest| oldest.ts < oldest_ts) {
+            self.bytes -= self.messages.pop_front().map_or(0, |oldest| weight(&oldest));
+        }
+    }
+
     /// The oldest offset here.
     pub(super) fn first(&self) -> Option<Offset> {
         self.messages.front().map(|message| message.offset)

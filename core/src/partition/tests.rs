@@ -1,1 +1,235 @@
+//! A partition by hand: what goes in, what comes out, time as it is told.
 
+use carillon_proto::link::{Attach, Down, Publish, Read, Up, UpBatch, down, read, up};
+
+use super::*;
+
+const GATEWAY: GatewayId = GatewayId([7; 16]);
+const ROOM: &str = "r";
+
+/// A partition with one gateway, and a log that does what it is told at once.
+struct Desk {
+    partition: Partition,
+    log: Vec<Record>,
+    first: Offset,
+    now: Now,
+    number: u64,
+    publishes: u64,
+    heard: Vec<down::Item>,
+}
+
+impl Desk {
+    fn new(keep: Keep) -> Self {
+        let retention = vec![Retention { rooms: "*".into(), keep }];
+        let config = Config { ring_messages: 4, retention, ..Config::default() };
+        let partition = RoomName::parse(ROOM).unwrap().partition();
+        let start = Start { partition, generation: 1, incarnation: "i".into(), last_sequence: 0, seed: 5 };
+        let now = Now { mono_ms: 1_000, unix_ms: 1_000_000 };
+        let partition = Partition::new(config, start, []);
+        Self { partition, log: Vec::new(), first: 1, now, number: 0, publishes: 0, heard: Vec::new() }
+    }
+
+    fn say(&mut self, item: up::Item) -> Vec<down::Item> {
+        self.number += 1;
+        let batch = UpBatch {
+            version: link::VERSION,
+            gateway: Bytes::copy_from_slice(&GATEWAY.0),
+            link: 1,
+            number: self.number,
+            generation: 0,
+            items: vec![Up { item: Some(item) }],
+            settled: 0,
+        };
+        self.partition.on_batch(batch, self.now);
+        self.settle();
+        std::mem::take(&mut self.heard)
+    }
+
+    fn settle(&mut self) {
+        while let Some(effect) = self.partition.poll_effect(self.now) {
+            let now = self.now;
+            match effect {
+                Effect::Append { offset, record, .. } => {
+                    assert_eq!(offset, self.log.last().map_or(0, |last| last.offset) + 1);
+                    self.log.push(Record::decode(record).unwrap());
+                    self.partition.on_appended(now);
+                }
+                Effect::Head { room } => self.partition.on_head(room, self.log.last().cloned(), now),
+                Effect::Read { ticket, after, before, limit, .. } => {
+                    let kept = self.log.iter().filter(|record| record.offset >= self.first);
+                    let found: Vec<Record> = match after {
+                        Some(after) => kept.filter(|record| record.offset > after).take(limit).cloned().collect(),
+                        None => {
+                            let below = kept.filter(|record| record.offset < before.unwrap_or(u64::MAX));
+                            let mut found: Vec<Record> = below.cloned().collect();
+                            found.drain(..found.len().saturating_sub(limit));
+                            found
+                        }
+                    };
+                    let first = if self.log.is_empty() { 0 } else { self.first };
+                    self.partition.on_part(ticket, found, first, now);
+                }
+                Effect::Trim { below, .. } => self.first = self.first.max(below),
+                Effect::Empty { room } => {
+                    self.log.clear();
+                    self.first = 1;
+                    self.partition.on_emptied(room, now);
+                }
+                Effect::Send { batch, .. } => self.heard.extend(batch.items.into_iter().filter_map(|Down { item }| item)),
+            }
+        }
+    }
+
+    fn attach(&mut self) -> Attached {
+        let attach = Attach { room: ROOM.into(), ..Attach::default() };
+        match &self.say(up::Item::Attach(attach))[..] {
+            [down::Item::Attached(attached)] => attached.clone(),
+            other => panic!("expected attached, got {other:?}"),
+        }
+    }
+
+    fn publish(&mut self, key: &str) -> Vec<down::Item> {
+        self.publishes += 1;
+        self.say(up::Item::Publish(Publish {
+            publish: self.publishes,
+            room: ROOM.into(),
+            payload: Bytes::from_static(b"1"),
+            user: "u".into(),
+            client: "c".into(),
+            key: key.into(),
+            ..Publish::default()
+        }))
+    }
+
+    fn read(&mut self, span: read::Span, limit: u32) -> Page {
+        match &self.say(up::Item::Read(Read { read: 1, room: ROOM.into(), span: Some(span), limit }))[..] {
+            [down::Item::Page(page)] => page.clone(),
+            other => panic!("expected a page, got {other:?}"),
+        }
+    }
+
+    fn wait(&mut self, ms: u64) {
+        self.now = Now { mono_ms: self.now.mono_ms + ms, unix_ms: self.now.unix_ms + ms };
+    }
+}
+
+fn offsets(page: &Page) -> Vec<Offset> {
+    page.messages.iter().map(|message| message.offset).collect()
+}
+
+const MUCH: Keep = Keep { messages: 1_000, age_ms: 10_000 };
+
+#[test]
+fn answer_comes_before_delivery() {
+    let mut desk = Desk::new(MUCH);
+    desk.attach();
+    assert!(matches!(&desk.publish("")[..], [down::Item::Published(_), down::Item::Message(_)]));
+}
+
+#[test]
+fn key_is_stored_once() {
+    let mut desk = Desk::new(MUCH);
+    desk.publish("k");
+    match &desk.publish("k")[..] {
+        [down::Item::Published(told)] => assert!(told.duplicate && told.offset == 1),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(desk.log.len(), 1);
+}
+
+#[test]
+fn repeated_request_is_no_duplicate() {
+    let mut desk = Desk::new(MUCH);
+    desk.publish("k");
+    desk.publishes -= 1;
+    match &desk.publish("k")[..] {
+        [down::Item::Published(told)] => assert!(!told.duplicate && told.offset == 1),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn pages_tell_whether_there_is_more() {
+    let mut desk = Desk::new(MUCH);
+    for _ in 0..10 {
+        desk.publish("");
+    }
+    let page = desk.read(read::Span::Before(u64::MAX), 4);
+    assert_eq!((offsets(&page), page.more), (vec![7, 8, 9, 10], true), "the ring's end is not the room's");
+    let page = desk.read(read::Span::Before(7), 50);
+    assert_eq!((offsets(&page), page.more), ((1..=6).collect(), false));
+    let page = desk.read(read::Span::After(0), 4);
+    assert_eq!((offsets(&page), page.more, page.first), (vec![1, 2, 3, 4], true, 1));
+    let page = desk.read(read::Span::After(8), 4);
+    assert_eq!((offsets(&page), page.more), (vec![9, 10], false));
+}
+
+#[test]
+fn number_of_messages_is_kept() {
+    let mut desk = Desk::new(Keep { messages: 20, ..MUCH });
+    for _ in 0..50 {
+        desk.publish("");
+    }
+    let page = desk.read(read::Span::After(0), 100);
+    assert_eq!((offsets(&page), page.first), ((31..=50).collect(), 31));
+    assert!(desk.first > 20, "purged now and then: {}", desk.first);
+}
+
+#[test]
+fn old_messages_are_gone() {
+    let mut desk = Desk::new(MUCH);
+    for _ in 0..5 {
+        desk.publish("");
+    }
+    desk.wait(6_000);
+    desk.publish("");
+    desk.wait(6_000);
+    let page = desk.read(read::Span::After(0), 3);
+    assert_eq!((offsets(&page), page.first), (vec![6], 6));
+    assert_eq!(desk.first, 6);
+}
+
+#[test]
+fn emptied_room_begins_another_life() {
+    let mut desk = Desk::new(MUCH);
+    assert_eq!(desk.attach().epoch, "");
+    desk.publish("");
+    desk.publish("");
+    desk.wait(20_000);
+    let heard = desk.publish("");
+    match &heard[..] {
+        [down::Item::Attached(emptied), down::Item::Published(told), down::Item::Message(message)] => {
+            assert_eq!((emptied.head, emptied.epoch.as_str()), (0, ""));
+            assert_eq!((told.offset, message.offset, message.epoch.as_str()), (1, 1, "i.3"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn window_bounds_what_is_under_way() {
+    let mut desk = Desk::new(MUCH);
+    desk.partition.config.window = 0;
+    match &desk.publish("")[..] {
+        [down::Item::Failed(failed)] => assert_eq!((failed.code(), failed.retry_after_ms), (Code::Unavailable, RETRY_AFTER_MS)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn strangers_on_the_subject_change_nothing() {
+    let mut desk = Desk::new(MUCH);
+    desk.publish("");
+    let batch = |gateway: &[u8], version| UpBatch {
+        version,
+        gateway: Bytes::copy_from_slice(gateway),
+        link: 9,
+        number: 1,
+        items: vec![Up { item: Some(up::Item::Detach(link::Detach { room: "\u{0}".into() })) }],
+        ..UpBatch::default()
+    };
+    for stranger in [batch(b"short", 1), batch(&[8; 16], 2), batch(&[8; 16], 1)] {
+        desk.partition.on_batch(stranger, desk.now);
+    }
+    assert_eq!(desk.partition.rooms(), 1);
+}

@@ -129,6 +129,9 @@ impl Rooms {
         let Some(key) = self.names.get(attached.room.as_str()).copied() else { return true };
         let room = &mut self.rooms[key as usize];
         if room.is_attached {
+            // Unasked: retention has emptied the room. Live members see it by the next message, which has offset 1.
+            (room.last, room.missed_until, room.epoch) = (attached.head, 0, Epoch::from_wire(&attached.epoch));
+            self.restart_members(key, false, doors);
             return true;
         }
         room.is_attached = true;

@@ -7,7 +7,7 @@ use carillon_core::rooms::Conn;
 
 /// What a client saw of one frame.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Seen {
+pub(crate) enum Seen {
     Welcome,
     Message { room: String, offset: u64, payload: String, sender: (String, String), epoch: String },
     Own { room: String, offset: u64 },
@@ -21,30 +21,30 @@ pub enum Seen {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Line {
+pub(crate) enum Line {
     Down { until_ms: u64 },
     Up { gateway: usize, conn: Conn, welcomed: bool, since_ms: u64 },
 }
 
 /// What a client knows of a room.
 #[derive(Debug, Default)]
-pub struct Known {
-    pub wants: bool,
-    pub asked: bool,
-    pub joined: bool,
+pub(crate) struct Known {
+    pub(crate) wants: bool,
+    pub(crate) asked: bool,
+    pub(crate) joined: bool,
     /// Everything up to here was seen, counted from `first`.
-    pub position: Option<u64>,
-    pub first: u64,
-    pub epoch: String,
-    pub seen: BTreeMap<u64, String>,
+    pub(crate) position: Option<u64>,
+    pub(crate) first: u64,
+    pub(crate) epoch: String,
+    pub(crate) seen: BTreeMap<u64, String>,
     /// Who else is there, as far as the client was told.
-    pub others: HashSet<String>,
-    pub count: u64,
+    pub(crate) others: HashSet<String>,
+    pub(crate) count: u64,
 }
 
 /// What became of a publish.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Open,
     Acked(u64),
     Refused,
@@ -52,28 +52,28 @@ pub enum Outcome {
 }
 
 #[derive(Debug)]
-pub struct Said {
-    pub room: String,
-    pub payload: String,
-    pub outcome: Outcome,
+pub(crate) struct Said {
+    pub(crate) room: String,
+    pub(crate) payload: String,
+    pub(crate) outcome: Outcome,
     /// Which of the client's connections said it.
-    pub connection: u64,
+    pub(crate) connection: u64,
 }
 
 #[derive(Debug)]
-pub struct Client {
-    pub user: String,
-    pub name: String,
-    pub echo: bool,
-    pub presence: bool,
-    pub line: Line,
-    pub connections: u64,
-    pub rooms: HashMap<String, Known>,
-    pub said: Vec<Said>,
+pub(crate) struct Client {
+    pub(crate) user: String,
+    pub(crate) name: String,
+    pub(crate) echo: bool,
+    pub(crate) presence: bool,
+    pub(crate) line: Line,
+    pub(crate) connections: u64,
+    pub(crate) rooms: HashMap<String, Known>,
+    pub(crate) said: Vec<Said>,
 }
 
 impl Client {
-    pub fn new(user: String, name: String, echo: bool, presence: bool) -> Self {
+    pub(crate) fn new(user: String, name: String, echo: bool, presence: bool) -> Self {
         Self {
             user,
             name,
@@ -87,7 +87,7 @@ impl Client {
     }
 
     /// The connection is gone: what was under way is unknown, what was joined has to be joined again.
-    pub fn on_down(&mut self, until_ms: u64) {
+    pub(crate) fn on_down(&mut self, until_ms: u64) {
         self.line = Line::Down { until_ms };
         for room in self.rooms.values_mut() {
             (room.asked, room.joined) = (false, false);
@@ -97,7 +97,7 @@ impl Client {
         }
     }
 
-    pub fn on_seen(&mut self, seen: Seen) {
+    pub(crate) fn on_seen(&mut self, seen: Seen) {
         if std::env::var_os("SIM_TRACE").is_some() {
             eprintln!("{} {:?} {seen:?}", self.name, self.line);
         }
@@ -205,4 +205,4 @@ impl Client {
 }
 
 /// Stands for the content of an own message that was told by an `own` frame alone.
-pub const OWN: &str = "(own)";
+pub(crate) const OWN: &str = "(own)";

@@ -28,15 +28,15 @@ use crate::{
 
 /// What goes wrong, and how often. Bus faults are percent of batches; the others permille of steps.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Faults {
-    pub lose: u64,
-    pub double: u64,
-    pub delay: u64,
-    pub drop_client: u64,
-    pub crash_owner: u64,
-    pub crash_gateway: u64,
+pub(crate) struct Faults {
+    pub(crate) lose: u64,
+    pub(crate) double: u64,
+    pub(crate) delay: u64,
+    pub(crate) drop_client: u64,
+    pub(crate) crash_owner: u64,
+    pub(crate) crash_gateway: u64,
     /// Nothing gets through to or from one gateway for a while.
-    pub cut: u64,
+    pub(crate) cut: u64,
 }
 
 enum Happening {
@@ -69,7 +69,7 @@ struct Owner {
     rules: Option<Partition>,
 }
 
-pub struct World {
+pub(crate) struct World {
     now_ms: u64,
     chance: Chance,
     faults: Faults,
@@ -96,7 +96,7 @@ const GATEWAYS: usize = 3;
 const CLIENTS: usize = 6;
 
 impl World {
-    pub fn new(seed: u64, faults: Faults) -> Self {
+    pub(crate) fn new(seed: u64, faults: Faults) -> Self {
         let mut chance = Chance::new(seed);
         let rooms = ["a", "b", "c"].map(|name| RoomName::parse(name).unwrap()).to_vec();
         let clients = (0..CLIENTS).map(|number| {
@@ -131,7 +131,7 @@ impl World {
         world
     }
 
-    pub fn play(mut self) {
+    pub(crate) fn play(mut self) {
         self.schedule(0, Happening::Step);
         self.schedule(0, Happening::Tick);
         let end = self.now_ms + BUSY_MS + CALM_MS;
@@ -187,7 +187,7 @@ impl World {
                 rules.on_head(room.clone(), newest, now);
             }),
             Happening::Part { partition, life, ticket, room, after, before, limit } => {
-                self.with_owner(partition, life, |rules, _, log| {
+                self.with_owner(partition, life, |rules, now, log| {
                     let all: Vec<&Record> = log.iter().filter(|record| record.room == room.as_str()).collect();
                     let first = all.first().map_or(0, |record| record.offset);
                     let found: Vec<Record> = match (after, before) {
@@ -200,7 +200,7 @@ impl World {
                             found
                         }
                     };
-                    rules.on_part(ticket, found, first);
+                    rules.on_part(ticket, found, first, now);
                 });
             }
             Happening::OwnerReturns(partition) => self.take(partition),
@@ -269,6 +269,8 @@ impl World {
                 let write = Happening::Write { partition, life, sequence, record };
                 self.in_order((2, partition.index(), life, 0), wait_ms, write);
             }
+            // Nothing is old or numerous enough in this world.
+            Effect::Trim { .. } | Effect::Empty { .. } => unreachable!("nothing is trimmed"),
             Effect::Head { room } => self.schedule(wait_ms, Happening::Head { partition, life, room }),
             Effect::Read { ticket, room, after, before, limit, .. } => {
                 let part = Happening::Part { partition, life, ticket, room, after, before, limit };

@@ -188,10 +188,21 @@ impl Log for EmbeddedLog {
 
     fn trim(&self, partition: PartitionId, room: &RoomName, below: Offset) -> BoxFuture<'_, Result<(), LogError>> {
         let (done, trimmed) = oneshot::channel();
-        let queued = self.queue(Command::Trim { partition, room: room.clone(), below, done });
+        self.wait_for(Command::Trim { partition, room: room.clone(), below, done }, trimmed)
+    }
+
+    fn empty(&self, partition: PartitionId, room: &RoomName) -> BoxFuture<'_, Result<(), LogError>> {
+        let (done, emptied) = oneshot::channel();
+        self.wait_for(Command::Empty { partition, room: room.clone(), done }, emptied)
+    }
+}
+
+impl EmbeddedLog {
+    fn wait_for(&self, command: Command, done: oneshot::Receiver<Result<(), LogError>>) -> BoxFuture<'_, Result<(), LogError>> {
+        let queued = self.queue(command);
         async move {
             match queued {
-                Ok(()) => trimmed.await.unwrap_or_else(|_| Err(LogError::Broken(reason(&self.closed)))),
+                Ok(()) => done.await.unwrap_or_else(|_| Err(LogError::Broken(reason(&self.closed)))),
                 Err(AppendError::Closed(reason)) => Err(LogError::Broken(reason)),
                 Err(full) => Err(LogError::Unavailable(full.to_string())),
             }

@@ -11,6 +11,8 @@ use futures_util::{
 };
 
 /// A place where a log lives on while processes come and go.
+///
+/// An open may take sequences of its own, so that no fact counts from 1: it counts from where the open stood.
 pub(crate) trait World {
     /// The log, opened by another process so to say. The one before was dropped.
     fn open(&self) -> BoxFuture<'_, Arc<dyn Log>>;
@@ -33,6 +35,7 @@ macro_rules! log_contract {
             trim_moves_the_first,
             trim_keeps_the_newest,
             trim_survives_reopening,
+            emptied_room_starts_anew,
             recent_is_in_order,
             reopening_loses_nothing,
             worlds_have_own_incarnations,
@@ -60,14 +63,19 @@ fn entry(room: &RoomName, offset: Offset, sequence: Sequence, text: impl Into<St
     Append { room: room.clone(), offset, sequence, record: Bytes::from(text.into()) }
 }
 
+/// Opens the test's partition, and tells the sequence that the first append comes after.
+async fn open(log: &Arc<dyn Log>) -> Sequence {
+    log.open(P).await.expect("there").last
+}
+
 async fn append(log: &Arc<dyn Log>, room: &RoomName, offset: Offset, sequence: Sequence) {
     let ack = log.append(P, entry(room, offset, sequence, format!("{room} {offset}"))).await;
     assert_eq!(ack, Ok(sequence));
 }
 
-/// A room with the offsets 1 to `count`, and nothing else in the partition.
-async fn fill(log: &Arc<dyn Log>, room: &RoomName, count: u64) {
-    let acks = (1..=count).map(|n| log.append(P, entry(room, n, n, format!("{room} {n}"))));
+/// An empty room gets the offsets 1 to `count`, with the sequences after `last`.
+async fn fill(log: &Arc<dyn Log>, room: &RoomName, last: Sequence, count: u64) {
+    let acks = (1..=count).map(|n| log.append(P, entry(room, n, last + n, format!("{room} {n}"))));
     assert!(join_all(acks).await.iter().all(Result::is_ok));
 }
 
@@ -87,90 +95,102 @@ fn offsets(room: &RoomName, offsets: impl IntoIterator<Item = u64>) -> Vec<Strin
 pub(crate) async fn acks_come_in_order<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
+    let last = open(&log).await;
     // Over two rooms, so that it isn't their offsets that keep the order.
     let rooms = [room("odd"), room("even")];
-    let appends = (1..=500u64).map(|n| log.append(P, entry(&rooms[(n % 2) as usize], n.div_ceil(2), n, "x")));
+    let appends = (1..=500u64).map(|n| log.append(P, entry(&rooms[(n % 2) as usize], n.div_ceil(2), last + n, "x")));
     let mut waiting: Vec<_> = appends.collect();
     // When one resolves, all before it have: they are ready at once. (tokio would make the task pause after 128 of them.)
-    assert_eq!(waiting.pop().expect("the last one").await, Ok(500));
+    assert_eq!(waiting.pop().expect("the last one").await, Ok(last + 500));
     for (ack, n) in waiting.into_iter().zip(1..) {
-        assert_eq!(tokio::task::unconstrained(ack).now_or_never(), Some(Ok(n)));
+        assert_eq!(tokio::task::unconstrained(ack).now_or_never(), Some(Ok(last + n)));
     }
 }
 
 pub(crate) async fn wrong_sequence_is_fenced<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
+    let last = open(&log).await;
     let a = room("a");
-    append(&log, &a, 1, 1).await;
+    append(&log, &a, 1, last + 1).await;
     // The zombie's whole pipeline fails, not only its first append.
-    let zombie = [(2, 3), (3, 4), (4, 5), (2, 1)].map(|(offset, sequence)| log.append(P, entry(&a, offset, sequence, "no")));
-    for (ack, expected) in join_all(zombie).await.into_iter().zip([3, 4, 5, 1]) {
-        assert_eq!(ack, Err(AppendError::Fenced { expected, last: 1 }));
+    let zombie = [(2, 3), (3, 4), (4, 5), (2, 1)].map(|(offset, n)| log.append(P, entry(&a, offset, last + n, "no")));
+    for (ack, n) in join_all(zombie).await.into_iter().zip([3, 4, 5, 1]) {
+        assert_eq!(ack, Err(AppendError::Fenced { expected: last + n, last: last + 1 }));
     }
-    assert_eq!(log.open(P).await.expect("readable").last, 1);
-    append(&log, &a, 2, 2).await;
+    let recent = log.recent(P, Duration::from_secs(60)).await.expect("readable");
+    assert!(recent.iter().map(|stored| stored.sequence).eq([last + 1]));
+    let last = open(&log).await;
+    append(&log, &a, 2, last + 1).await;
     assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, 1..=2), 1));
 }
 
 pub(crate) async fn wrong_offset_is_fenced<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
+    let last = open(&log).await;
     let (a, b) = (room("a"), room("b"));
-    append(&log, &a, 1, 1).await;
+    append(&log, &a, 1, last + 1).await;
     for (room, offset) in [(&a, 1), (&a, 3), (&a, 0), (&b, 2), (&b, 0)] {
-        let ack = log.append(P, entry(room, offset, 2, "no")).await;
-        assert_eq!(ack, Err(AppendError::Fenced { expected: 2, last: 1 }), "{room} {offset}");
+        let ack = log.append(P, entry(room, offset, last + 2, "no")).await;
+        assert_eq!(ack, Err(AppendError::Fenced { expected: last + 2, last: last + 1 }), "{room} {offset}");
     }
-    append(&log, &b, 1, 2).await;
-    append(&log, &a, 2, 3).await;
+    append(&log, &b, 1, last + 2).await;
+    append(&log, &a, 2, last + 3).await;
 }
 
 pub(crate) async fn partitions_count_alone<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
     let a = room("a");
-    let acks = PartitionId::all().map(|partition| log.append(partition, entry(&a, 1, 1, partition.to_string())));
-    assert!(join_all(acks).await.iter().all(|ack| *ack == Ok(1)));
+    let opened = join_all(PartitionId::all().map(|partition| log.open(partition))).await;
+    let lasts: Vec<_> = opened.into_iter().map(|opened| opened.expect("there").last).collect();
+    assert!(lasts.iter().all(|last| *last == lasts[0]));
+    let next = lasts[0] + 1;
+    let acks = PartitionId::all().map(|partition| log.append(partition, entry(&a, 1, next, partition.to_string())));
+    assert!(join_all(acks).await.iter().all(|ack| *ack == Ok(next)));
     for partition in PartitionId::all() {
-        assert_eq!(log.open(partition).await.expect("readable").last, 1);
         let part = log.read(partition, &a, ReadSpan::After(0), ALL).await.expect("readable");
         assert_eq!(told(&part), (vec![partition.to_string()], 1));
         assert_eq!(log.recent(partition, Duration::from_secs(60)).await.expect("readable").len(), 1);
+        assert!(log.open(partition).await.expect("readable").last >= next);
     }
 }
 
 pub(crate) async fn empty_room_reads_empty<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
-    append(&log, &room("neighbour"), 1, 1).await;
+    let last = open(&log).await;
+    append(&log, &room("neighbour"), 1, last + 1).await;
     let empty = room("empty");
     assert_eq!(log.head(P, &empty).await, Ok(None));
     for span in [ReadSpan::After(0), ReadSpan::After(7), ReadSpan::Before(Offset::MAX), ReadSpan::Before(0)] {
         assert_eq!(read(&log, &empty, span, ALL).await, Part { records: vec![], first: 0 });
     }
     assert_eq!(log.trim(P, &empty, 5).await, Ok(()));
-    append(&log, &empty, 1, 2).await;
+    append(&log, &empty, 1, last + 2).await;
     assert_eq!(told(&read(&log, &empty, ReadSpan::After(0), ALL).await), (offsets(&empty, [1]), 1));
 }
 
 pub(crate) async fn head_is_the_newest<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
+    let last = open(&log).await;
     let (a, b) = (room("a"), room("b"));
-    append(&log, &a, 1, 1).await;
-    append(&log, &b, 1, 2).await;
-    append(&log, &a, 2, 3).await;
-    append(&log, &b, 2, 4).await;
+    append(&log, &a, 1, last + 1).await;
+    append(&log, &b, 1, last + 2).await;
+    append(&log, &a, 2, last + 3).await;
+    append(&log, &b, 2, last + 4).await;
     let head = log.head(P, &a).await.expect("readable").expect("not empty");
-    assert_eq!((head.sequence, &head.record[..]), (3, &b"a 2"[..]));
+    assert_eq!((head.sequence, &head.record[..]), (last + 3, &b"a 2"[..]));
 }
 
 pub(crate) async fn reads_go_both_ways<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
+    let last = open(&log).await;
     let a = room("a");
-    fill(&log, &a, 300).await;
+    fill(&log, &a, last, 300).await;
     let ten = ReadLimit { records: 10, ..ALL };
     for (span, expected) in [
         (ReadSpan::After(0), 1..=10),
@@ -187,15 +207,16 @@ pub(crate) async fn reads_go_both_ways<W: World>(make: impl AsyncFn() -> W) {
         assert_eq!(told(&read(&log, &a, span, ten).await), (vec![], 1), "{span:?}");
     }
     let part = read(&log, &a, ReadSpan::After(10), ten).await;
-    assert!(part.records.iter().map(|stored| stored.sequence).eq(11..=20));
+    assert!(part.records.iter().map(|stored| stored.sequence).eq(last + 11..=last + 20));
 }
 
 pub(crate) async fn reads_keep_their_limits<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
+    let last = open(&log).await;
     let a = room("a");
     for n in 1..=5 {
-        assert_eq!(log.append(P, entry(&a, n, n, "x".repeat(100))).await, Ok(n));
+        assert_eq!(log.append(P, entry(&a, n, last + n, "x".repeat(100))).await, Ok(last + n));
     }
     let count = async |span, bytes| read(&log, &a, span, ReadLimit { records: 4, bytes }).await.records.len();
     for span in [ReadSpan::After(0), ReadSpan::Before(Offset::MAX)] {
@@ -209,6 +230,7 @@ pub(crate) async fn reads_keep_their_limits<W: World>(make: impl AsyncFn() -> W)
 pub(crate) async fn odd_names_stay_apart<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
+    let last = open(&log).await;
     let long = "x".repeat(RoomName::MAX_BYTES);
     let names = [
         "a b",
@@ -239,11 +261,11 @@ pub(crate) async fn odd_names_stay_apart<W: World>(make: impl AsyncFn() -> W) {
         "user:a",
     ];
     let rooms = names.map(room);
-    for (room, sequence) in rooms.iter().zip(1..) {
-        append(&log, room, 1, sequence).await;
+    for (room, n) in rooms.iter().zip(1..) {
+        append(&log, room, 1, last + n).await;
     }
-    for (room, sequence) in rooms.iter().zip(1..) {
-        append(&log, room, 2, names.len() as u64 + sequence).await;
+    for (room, n) in rooms.iter().zip(1..) {
+        append(&log, room, 2, last + names.len() as u64 + n).await;
     }
     for room in &rooms {
         assert_eq!(told(&read(&log, room, ReadSpan::After(0), ALL).await), (offsets(room, 1..=2), 1));
@@ -255,8 +277,9 @@ pub(crate) async fn odd_names_stay_apart<W: World>(make: impl AsyncFn() -> W) {
 pub(crate) async fn prefixes_stay_apart<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
+    let last = open(&log).await;
     let rooms = ["a", "a:", "ab", "a b", "a.b", "aa"].map(room);
-    let mut sequence = 0;
+    let mut sequence = last;
     for (count, room) in rooms.iter().enumerate() {
         for offset in 1..=count as u64 + 1 {
             sequence += 1;
@@ -275,9 +298,10 @@ pub(crate) async fn prefixes_stay_apart<W: World>(make: impl AsyncFn() -> W) {
 pub(crate) async fn trim_moves_the_first<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
+    let last = open(&log).await;
     let (a, b) = (room("a"), room("b"));
-    fill(&log, &a, 20).await;
-    append(&log, &b, 1, 21).await;
+    fill(&log, &a, last, 20).await;
+    append(&log, &b, 1, last + 21).await;
     for below in [8, 8, 3, 0] {
         assert_eq!(log.trim(P, &a, below).await, Ok(()));
         assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, 8..=20), 8));
@@ -285,7 +309,7 @@ pub(crate) async fn trim_moves_the_first<W: World>(make: impl AsyncFn() -> W) {
         assert_eq!(told(&read(&log, &a, ReadSpan::Before(8), ALL).await), (vec![], 8));
     }
     assert_eq!(read(&log, &b, ReadSpan::After(0), ALL).await.first, 1);
-    append(&log, &a, 21, 22).await;
+    append(&log, &a, 21, last + 22).await;
     // Two at once: the higher one holds, whichever is the last.
     let both = tokio::join!(log.trim(P, &a, 15), log.trim(P, &a, 12));
     assert_eq!(both, (Ok(()), Ok(())));
@@ -295,21 +319,44 @@ pub(crate) async fn trim_moves_the_first<W: World>(make: impl AsyncFn() -> W) {
 pub(crate) async fn trim_keeps_the_newest<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
+    let last = open(&log).await;
     let a = room("a");
-    fill(&log, &a, 5).await;
+    fill(&log, &a, last, 5).await;
     assert_eq!(log.trim(P, &a, Offset::MAX).await, Ok(()));
     assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, [5]), 5));
-    let ack = log.append(P, entry(&a, 1, 6, "again")).await;
-    assert_eq!(ack, Err(AppendError::Fenced { expected: 6, last: 5 }));
-    append(&log, &a, 6, 6).await;
+    let ack = log.append(P, entry(&a, 1, last + 6, "again")).await;
+    assert_eq!(ack, Err(AppendError::Fenced { expected: last + 6, last: last + 5 }));
+    append(&log, &a, 6, last + 6).await;
     assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, 5..=6), 5));
+}
+
+pub(crate) async fn emptied_room_starts_anew<W: World>(make: impl AsyncFn() -> W) {
+    let world = make().await;
+    let log = world.open().await;
+    let last = open(&log).await;
+    let (a, b) = (room("a"), room("ab"));
+    fill(&log, &a, last, 20).await;
+    append(&log, &b, 1, last + 21).await;
+    assert_eq!(log.trim(P, &a, 8).await, Ok(()));
+    assert_eq!(log.empty(P, &a).await, Ok(()));
+    assert_eq!(log.head(P, &a).await, Ok(None));
+    assert_eq!(read(&log, &a, ReadSpan::After(0), ALL).await.first, 0);
+    append(&log, &a, 1, last + 22).await;
+    append(&log, &a, 2, last + 23).await;
+    drop(log);
+    let log = world.open().await;
+    assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, 1..=2), 1));
+    assert_eq!(read(&log, &b, ReadSpan::After(0), ALL).await.first, 1);
+    let recent = log.recent(P, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(recent.len(), 3, "what was emptied is not remembered, what came after it is once");
 }
 
 pub(crate) async fn trim_survives_reopening<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
+    let last = open(&log).await;
     let a = room("a");
-    fill(&log, &a, 20).await;
+    fill(&log, &a, last, 20).await;
     assert_eq!(log.trim(P, &a, 15).await, Ok(()));
     drop(log);
     let log = world.open().await;
@@ -321,13 +368,14 @@ pub(crate) async fn trim_survives_reopening<W: World>(make: impl AsyncFn() -> W)
 pub(crate) async fn recent_is_in_order<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
+    let last = open(&log).await;
     let (a, b) = (room("a"), room("b"));
     for n in 1..=10 {
-        append(&log, &a, n, 2 * n - 1).await;
-        append(&log, &b, n, 2 * n).await;
+        append(&log, &a, n, last + 2 * n - 1).await;
+        append(&log, &b, n, last + 2 * n).await;
     }
     let recent = log.recent(P, Duration::from_secs(120)).await.expect("readable");
-    assert!(recent.iter().map(|stored| stored.sequence).eq(1..=20));
+    assert!(recent.iter().map(|stored| stored.sequence).eq(last + 1..=last + 20));
     assert_eq!(recent[18].record, "a 10");
     assert_eq!(recent[19].record, "b 10");
     assert_eq!(log.recent(PartitionId(4), Duration::from_secs(120)).await, Ok(vec![]));
@@ -337,19 +385,20 @@ pub(crate) async fn reopening_loses_nothing<W: World>(make: impl AsyncFn() -> W)
     let world = make().await;
     let log = world.open().await;
     let a = room("a");
-    assert_eq!(log.open(P).await.expect("readable").last, 0);
-    fill(&log, &a, 100).await;
-    let before = log.open(P).await.expect("readable");
-    assert_eq!(before.last, 100);
+    let first = log.open(P).await.expect("readable");
+    fill(&log, &a, first.last, 100).await;
     drop(log);
 
     let log = world.open().await;
-    assert_eq!(log.open(P).await.as_ref(), Ok(&before));
+    let again = log.open(P).await.expect("readable");
+    assert_eq!(again.incarnation, first.incarnation);
+    assert!(again.last >= first.last + 100);
     assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, 1..=100), 1));
-    assert_eq!(log.recent(P, Duration::from_secs(120)).await.expect("readable").len(), 100);
-    let ack = log.append(P, entry(&a, 101, 100, "no")).await;
-    assert_eq!(ack, Err(AppendError::Fenced { expected: 100, last: 100 }));
-    append(&log, &a, 101, 101).await;
+    let recent = log.recent(P, Duration::from_secs(120)).await.expect("readable");
+    assert!(recent.iter().map(|stored| stored.sequence).eq(first.last + 1..=first.last + 100));
+    let ack = log.append(P, entry(&a, 101, again.last, "no")).await;
+    assert_eq!(ack, Err(AppendError::Fenced { expected: again.last, last: again.last }));
+    append(&log, &a, 101, again.last + 1).await;
 }
 
 pub(crate) async fn worlds_have_own_incarnations<W: World>(make: impl AsyncFn() -> W) {

@@ -82,17 +82,18 @@ impl<'a> Reads<'a> {
         let since = now_ms().saturating_sub(window.as_millis() as u64);
         let mut keys = Vec::new();
         for entry in self.order(partition, 0, Sequence::MAX).rev() {
-            let entry = entry.value()?;
+            let (key, entry) = entry.into_inner()?;
             if layout::order_ts(&entry) < since {
                 break;
             }
-            keys.push(layout::order_message_key(partition, &entry));
+            keys.push((layout::order_sequence(&key), layout::order_message_key(partition, &entry)));
         }
         let mut records = Vec::with_capacity(keys.len());
-        for key in keys.iter().rev() {
-            // What was trimmed since is missing.
+        for (sequence, key) in keys.iter().rev() {
+            // What was trimmed since is missing, and in a room that was emptied another record may have its place.
             if let Some(value) = self.moment.get(&self.store.messages, key)? {
-                records.push(layout::stored(&value));
+                let stored = layout::stored(&value);
+                records.extend((stored.sequence == *sequence).then_some(stored));
             }
         }
         Ok(records)

@@ -44,6 +44,7 @@ const MAX_CLEARINGS: usize = 1_024;
 pub(super) enum Command {
     Append { partition: PartitionId, append: Append, ack: oneshot::Sender<Result<Sequence, AppendError>> },
     Trim { partition: PartitionId, room: RoomName, below: Offset, done: oneshot::Sender<Result<(), LogError>> },
+    Empty { partition: PartitionId, room: RoomName, done: oneshot::Sender<Result<(), LogError>> },
 }
 
 impl Command {
@@ -51,7 +52,7 @@ impl Command {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Append { append, .. } => append.record.len(),
-            Self::Trim { .. } => 0,
+            Self::Trim { .. } | Self::Empty { .. } => 0,
         }
     }
 }
@@ -171,6 +172,10 @@ impl Writer {
                     Answer::Append(ack, self.append(&mut batch, partition, append, now)?)
                 }
                 Command::Trim { partition, room, below, done } => Answer::Trim(done, self.trim(partition, room, below)?),
+                Command::Empty { partition, room, done } => {
+                    self.empty(&mut batch, partition, room)?;
+                    Answer::Trim(done, Ok(()))
+                }
             });
         }
         self.write_floors(&mut batch);
@@ -241,6 +246,21 @@ impl Writer {
             self.clearings.insert((partition, room), Clearing { floor, is_written: false });
         }
         Ok(Ok(()))
+    }
+
+    /// Removes all that is left of a room, its floor included. Nobody appends to it in the same group: they wait for this.
+    fn empty(&mut self, batch: &mut OwnedWriteBatch, partition: PartitionId, room: RoomName) -> fjall::Result<()> {
+        let head = *self.head(partition, &room)?;
+        let cleared = match self.clearings.remove(&(partition, room.clone())) {
+            Some(clearing) => clearing.floor.cleared,
+            None => Reads::of(&self.store).floor(partition, &room)?.cleared,
+        };
+        for offset in cleared..=head {
+            batch.remove(&self.store.messages, layout::message_key(partition, &room, offset));
+        }
+        batch.remove(&self.store.floors, layout::floor_key(partition, &room));
+        *self.head(partition, &room)? = 0;
+        Ok(())
     }
 
     /// Removes some records below the floors of earlier groups.

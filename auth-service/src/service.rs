@@ -1,0 +1,188 @@
+//! The authority behind gRPC: `carillon/auth/v1/auth.proto`, and the standard health service beside it. Only carries
+//! questions in and answers out.
+
+use std::{
+    io,
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use carillon_platform::{
+    auth::{self, IssueError, TokenIssuer, TokenVerifier, VerifyError},
+    shutdown::Shutdown,
+};
+use carillon_proto::auth::{
+    IssueRequest, IssueResponse, VerifyRequest, VerifyResponse, auth_service_server, verify_response::Result as Verified,
+};
+use tonic::{
+    Request, Response, Status,
+    transport::{Server, server::TcpIncoming},
+};
+
+use crate::Authority;
+
+/// How long one question may take. Each takes some 50 to 100 µs, so whoever waits for longer waits behind a storm, and a
+/// gateway has given up by then.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Questions that one gateway may have under way: eight times what our own gateways ask at once.
+const QUESTIONS_PER_CONNECTION: u32 = 1024;
+
+/// Header lines of one question: gRPC's own and a trace context are some 300 bytes.
+const HEADER_BYTES: u32 = 8 * 1024;
+
+/// What a question may have beside a token of the longest kind: names, numbers and lengths of its fields.
+const QUESTION_EXTRA_BYTES: usize = 4 * 1024;
+
+/// A gateway that is silent for this long is asked whether it is there, and dropped when it does not say so.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a drain still answers while it already says that it ends, so that balancers send new gateways elsewhere.
+const DRAIN_NOTICE: Duration = Duration::from_secs(1);
+
+/// How long open connections then have to end. Gateways go at once; a watcher of the health service may never.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
+/// The authority as a service.
+#[derive(Clone)]
+pub struct AuthService {
+    authority: Arc<Authority>,
+    counters: Arc<Counters>,
+}
+
+/// What the service did; only ever counts up.
+#[derive(Debug, Default)]
+pub struct Counters {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    issued: AtomicU64,
+    not_issued: AtomicU64,
+}
+
+impl AuthService {
+    /// Answers by this authority.
+    pub fn new(authority: Arc<Authority>) -> Self {
+        Self { authority, counters: Arc::default() }
+    }
+
+    /// What it did so far, for `/metrics`.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    /// Serves `listener` until the drain is over.
+    ///
+    /// # Errors
+    /// If the listener can't be used, or breaks.
+    pub async fn run(self, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?).with_nodelay(Some(true));
+        let (health, health_service) = tonic_health::server::health_reporter();
+        // `grants` and `info` of a request to issue have to fit a token, too; twice its length leaves the decision about
+        // the last byte to the authority, which can say it better.
+        let question_bytes = 2 * self.authority.token_bytes() + QUESTION_EXTRA_BYTES;
+        let service = auth_service_server::AuthServiceServer::new(self).max_decoding_message_size(question_bytes);
+        health.set_serving::<auth_service_server::AuthServiceServer<Self>>().await;
+
+        let drain = shutdown.clone();
+        let serving = Server::builder()
+            .timeout(ANSWER_TIMEOUT)
+            .max_concurrent_streams(QUESTIONS_PER_CONNECTION)
+            .http2_max_header_list_size(HEADER_BYTES)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .add_service(health_service)
+            .add_service(service)
+            .serve_with_incoming_shutdown(incoming, async move {
+                drain.draining().await;
+                health.set_not_serving::<auth_service_server::AuthServiceServer<Self>>().await;
+                // "" is the server as a whole (gRPC Health Checking Protocol).
+                health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+                notice(&drain).await;
+            });
+        tokio::select! {
+            served = serving => served.map_err(io::Error::other),
+            () = overdue(&shutdown) => {
+                tracing::info!("connections are left that did not end by themselves");
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn notice(shutdown: &Shutdown) {
+    tokio::select! {
+        () = tokio::time::sleep(DRAIN_NOTICE) => {}
+        () = shutdown.failed() => {}
+    }
+}
+
+async fn overdue(shutdown: &Shutdown) {
+    shutdown.draining().await;
+    tokio::time::sleep(DRAIN_NOTICE + DRAIN_GRACE).await;
+}
+
+#[tonic::async_trait]
+impl auth_service_server::AuthService for AuthService {
+    async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
+        let result = match self.authority.verify(&request.get_ref().token).await {
+            Ok(claims) => {
+                self.counters.accepted.fetch_add(1, Relaxed);
+                let claims = serde_json::to_string(&claims).map_err(|error| Status::internal(error.to_string()))?;
+                Verified::Claims(claims)
+            }
+            Err(VerifyError::Refused(why)) => {
+                self.counters.refused.fetch_add(1, Relaxed);
+                tracing::debug!(why, "a token was refused");
+                Verified::Refused(why)
+            }
+            Err(VerifyError::Unavailable(why)) => return Err(Status::unavailable(why)),
+        };
+        Ok(Response::new(VerifyResponse { result: Some(result) }))
+    }
+
+    async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
+        let IssueRequest { sub, ttl_s, grants, info } = request.into_inner();
+        let request = auth::IssueRequest { sub, ttl_s, grants: json("grants", &grants)?, info: json("info", &info)? };
+        let issued = self.authority.issue(request).await;
+        let counter = if issued.is_ok() { &self.counters.issued } else { &self.counters.not_issued };
+        counter.fetch_add(1, Relaxed);
+        let issued = issued.map_err(|error| match error {
+            IssueError::Invalid(why) => Status::invalid_argument(why),
+            // Not `unavailable`: it does not help to ask again.
+            IssueError::Unavailable(why) => Status::failed_precondition(why),
+        })?;
+        Ok(Response::new(IssueResponse { token: issued.token, expires_at_ms: issued.expires_at_ms }))
+    }
+}
+
+/// "" is none.
+fn json(name: &str, text: &str) -> Result<Option<serde_json::Value>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_str(text).map(Some).map_err(|error| Status::invalid_argument(format!("{name}: expected JSON: {error}")))
+}
+
+impl Counters {
+    /// The Prometheus text of all of them.
+    pub fn metrics(&self) -> String {
+        let [accepted, refused] = [&self.accepted, &self.refused].map(|count| count.load(Relaxed));
+        let [issued, not_issued] = [&self.issued, &self.not_issued].map(|count| count.load(Relaxed));
+        format!(
+            "# HELP carillon_verifications_total Tokens checked, by outcome.\n\
+             # TYPE carillon_verifications_total counter\n\
+             carillon_verifications_total{{outcome=\"accepted\"}} {accepted}\n\
+             carillon_verifications_total{{outcome=\"refused\"}} {refused}\n\
+             # HELP carillon_issues_total Requests for a token, by outcome.\n\
+             # TYPE carillon_issues_total counter\n\
+             carillon_issues_total{{outcome=\"issued\"}} {issued}\n\
+             carillon_issues_total{{outcome=\"refused\"}} {not_issued}\n"
+        )
+    }
+}

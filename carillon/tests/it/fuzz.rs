@@ -1,0 +1,142 @@
+//! What the fuzz target `frames` does, without a fuzzer: over the committed corpus, and over seeded mutations of it.
+
+#[path = "../../../fuzz/src/frames.rs"]
+mod frames;
+
+use std::{panic::catch_unwind, path::Path};
+
+use tokio_tungstenite::tungstenite::protocol::frame::{
+    Frame as WireFrame,
+    coding::{Data, OpCode},
+};
+
+/// `CARILLON_TEST_MUTATIONS` says otherwise.
+const MUTATIONS: u64 = 4000;
+
+fn corpus() -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/frames");
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let named = files.map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap()));
+    let mut corpus: Vec<_> = named.collect();
+    corpus.sort();
+    corpus
+}
+
+#[test]
+fn corpus_does_no_harm() {
+    let corpus = corpus();
+    assert!(corpus.len() >= 10, "where is it?");
+    for (name, bytes) in corpus {
+        assert!(catch_unwind(|| frames::run(&bytes)).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn mutations_do_no_harm() {
+    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |number| number.parse().unwrap());
+    let (seed, count) = (number("CARILLON_TEST_SEED", 1), number("CARILLON_TEST_MUTATIONS", MUTATIONS));
+    let corpus: Vec<Vec<u8>> = corpus().into_iter().map(|(_, bytes)| bytes).collect();
+    for round in 0..count {
+        let seed = seed.wrapping_add(round);
+        let bytes = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1).mutated(&corpus);
+        assert!(catch_unwind(|| frames::run(&bytes)).is_ok(), "CARILLON_TEST_SEED={seed} CARILLON_TEST_MUTATIONS=1");
+    }
+}
+
+/// The pieces that frames are made of: what no flipping of bits would find.
+const WORDS: &[&str] = &[
+    r#""type":"join""#,
+    r#""type":"leave""#,
+    r#""type":"broadcast""#,
+    r#""type":"history""#,
+    r#""type":"presence""#,
+    r#""type":"refresh""#,
+    r#""type":"ping""#,
+    r#""room":"lobby""#,
+    r#""room":"user:ada""#,
+    r#""room":"user:bob""#,
+    r#""room":"a""#,
+    r#""room":"b""#,
+    r#""room":"c""#,
+    r#""room":"d""#,
+    r#""room":"e""#,
+    r#""room":"""#,
+    r#""payload":1e400"#,
+    r#""payload":{"a":[1,2]}"#,
+    r#""payload":null"#,
+    r#""ref":1"#,
+    r#""ref":"x""#,
+    r#""ref":null"#,
+    r#""key":"k""#,
+    r#""key":"l""#,
+    r#""echo":true"#,
+    r#""ephemeral":true"#,
+    r#""since":0"#,
+    r#""since":2"#,
+    r#""since":9007199254740991"#,
+    r#""epoch":"i.1""#,
+    r#""epoch":"""#,
+    r#""last":3"#,
+    r#""before":3"#,
+    r#""after":2"#,
+    r#""limit":2"#,
+    r#""token":"all""#,
+    r#""token":"some""#,
+    r#""token":"none""#,
+];
+
+/// A small generator (xorshift).
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+
+    fn mutated(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for _ in 0..=self.below(4) {
+            if self.below(2) == 0 {
+                bytes.extend_from_slice(&corpus[self.below(corpus.len())]);
+            } else {
+                for _ in 0..self.below(12) {
+                    self.add_frame(&mut bytes);
+                }
+            }
+        }
+        for _ in 0..self.below(4) {
+            self.damage(&mut bytes);
+        }
+        bytes
+    }
+
+    /// A whole frame of words that mostly fit together.
+    fn add_frame(&mut self, bytes: &mut Vec<u8>) {
+        let fields: Vec<_> = (0..2 + self.below(5)).map(|_| WORDS[self.below(WORDS.len())]).collect();
+        let text = format!("{{{}}}", fields.join(","));
+        let mut frame = WireFrame::message(text, OpCode::Data(Data::Text), true);
+        frame.header_mut().mask = Some([self.below(256) as u8, 0, 0, self.below(256) as u8]);
+        frame.format(bytes).unwrap();
+    }
+
+    fn damage(&mut self, bytes: &mut Vec<u8>) {
+        if bytes.is_empty() {
+            return;
+        }
+        let at = self.below(bytes.len());
+        match self.below(5) {
+            0 => bytes[at] ^= 1 << self.below(8),
+            1 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff, b'"', b'{', b'\\'][self.below(8)],
+            2 => bytes.truncate(at),
+            3 => drop(bytes.drain(at..(at + 1 + self.below(8)).min(bytes.len()))),
+            _ => {
+                let piece = bytes[at..(at + 1 + self.below(64)).min(bytes.len())].to_vec();
+                let to = self.below(bytes.len() + 1);
+                bytes.splice(to..to, piece);
+            }
+        }
+    }
+}

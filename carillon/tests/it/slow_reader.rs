@@ -1,0 +1,89 @@
+//! A client that does not read is let go, harms nobody, and comes back to everything that it missed.
+
+use crate::server::Server;
+
+#[tokio::test]
+async fn slow_reader_is_closed() {
+    // 20 MiB: more than both kernels' buffers and the outbox hold.
+    const MESSAGES: u64 = 400;
+    let server = Server::start().await;
+    let mut slow = server.dial().token(&server.token("slow")).small_receive_buffer().connected().await;
+    slow.join("lobby").await;
+    let mut quick = server.connect("quick").await;
+    quick.join("lobby").await;
+    let mut ada = server.connect("ada").await;
+    let payload = format!(r#""{}""#, "x".repeat(50_000));
+    for offset in 1..=MESSAGES {
+        ada.say("lobby", &payload).await;
+        quick.hears(offset..=offset).await;
+    }
+    server.until_metric(r#"carillon_closes_total{code="4101"}"#, 1).await;
+    let (frames, close) = slow.until_closed().await;
+    assert_eq!(close, (4101, "slow_consumer".to_owned()));
+    let seen = frames.len() as u64;
+    assert!(seen < MESSAGES);
+    assert!(frames.iter().map(|frame| frame.number("offset")).eq(1..=seen));
+    // The others never noticed.
+    quick.heard_nothing_else().await;
+    ada.heard_nothing_else().await;
+    server.until_metric("carillon_connections", 2).await;
+
+    let mut slow = server.connect("slow").await;
+    let joined = slow.join_with("lobby", &format!(r#""since":{seen}"#)).await;
+    assert!(joined.flag("recovered"));
+    slow.hears(seen + 1..=MESSAGES).await;
+    slow.heard_nothing_else().await;
+}
+
+#[tokio::test]
+async fn slow_resume_is_no_slow_reader() {
+    // A member that catches up holds a position, not a queue: it may take its time.
+    const MESSAGES: u64 = 400;
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    let payload = format!(r#""{}""#, "x".repeat(50_000));
+    ada.say_all("lobby", vec![payload.clone(); MESSAGES as usize]).await;
+    let mut slow = server.dial().token(&server.token("slow")).small_receive_buffer().connected().await;
+    slow.send(r#"{"type":"join","room":"lobby","since":0}"#).await;
+    // It reads nothing while ten MiB more are said.
+    for _ in 0..200 {
+        ada.say("lobby", &payload).await;
+    }
+    slow.expect("joined").await;
+    slow.hears(1..=MESSAGES + 200).await;
+    slow.heard_nothing_else().await;
+    assert_eq!(server.metric(r#"carillon_closes_total{code="4101"}"#).await, 0);
+}
+
+#[tokio::test]
+async fn unread_answers_are_bounded() {
+    let server = Server::with(&[("limits.outbox_bytes", "65536")]).await;
+    let mut ada = server.connect("ada").await;
+    let payload = format!(r#""{}""#, "x".repeat(50_000));
+    for _ in 0..20 {
+        ada.say("lobby", &payload).await;
+    }
+    // Asks and asks, and never reads an answer.
+    let mut greedy = server.dial().token(&server.token("greedy")).small_receive_buffer().connected().await;
+    greedy.send_all((0..200).map(|_| r#"{"type":"history","room":"lobby"}"#.to_owned())).await;
+    server.until_metric(r#"carillon_closes_total{code="4101"}"#, 1).await;
+    assert_eq!(greedy.until_closed().await.1.0, 4101);
+    ada.heard_nothing_else().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quick_reader_outlives_a_burst() {
+    // Three times its outbox, as fast as the server can take it.
+    const MESSAGES: u64 = 60;
+    let server = Server::start().await;
+    let mut quick = server.connect("quick").await;
+    quick.join("lobby").await;
+    let mut ada = server.connect("ada").await;
+    let payload = format!(r#""{}""#, "x".repeat(50_000));
+    let reading = tokio::spawn(async move {
+        quick.hears(1..=MESSAGES).await;
+        quick.heard_nothing_else().await;
+    });
+    ada.say_all("lobby", vec![payload; MESSAGES as usize]).await;
+    reading.await.unwrap();
+}

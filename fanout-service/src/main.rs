@@ -1,0 +1,42 @@
+//! The owners of all partitions as a process of their own. It waits for NATS before it owns anything.
+
+use std::{process::ExitCode, sync::Arc};
+
+use carillon_fanout::{Counters, Fanout};
+use carillon_platform::{
+    log::{JetStreamConfig, JetStreamLog},
+    service::{self, ComingNats, Failure, Process},
+    settings::Program,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    service::main(Program::Fanout, "Carillon's fanout service: orders and keeps what is published", serve)
+}
+
+async fn serve(process: Process) -> Result<(), Failure> {
+    let settings = process.settings.clone();
+    let nats = ComingNats::begin(&settings, Program::Fanout).await?;
+    let counters = Arc::new(Counters::default());
+    let admin = process.serve_admin(|admin| {
+        let (counters, bus) = (counters.clone(), nats.bus.clone());
+        admin.metrics(move || counters.metrics()).metrics(move || bus.metrics())
+    })?;
+    let (bus, shutdown) = (nats.bus.clone(), process.shutdown.clone());
+    let owners = tokio_util::task::TaskTracker::new();
+    let tracked = owners.clone();
+    nats.then(&process, async move |nats| {
+        let log = JetStreamLog::start(nats, JetStreamConfig::new(&settings)).await.map_err(Failure::world)?;
+        let fanout = Fanout { counters, ..Fanout::new(&settings, Arc::new(log), bus) };
+        tracked.spawn(fanout.run(shutdown.token(), shutdown));
+        Ok(())
+    })
+    .await;
+    process.announce(None, admin, "");
+    process.shutdown.draining().await;
+    owners.close();
+    owners.wait().await;
+    Ok(())
+}

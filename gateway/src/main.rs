@@ -1,0 +1,38 @@
+//! The gateway as a process of its own. It is up before NATS and the auth service are, and tells its clients
+//! `unavailable` until then.
+
+use std::{process::ExitCode, sync::Arc};
+
+use carillon_gateway::{Config, Counters, Gateway};
+use carillon_platform::{
+    auth::{CachedVerifier, GrpcVerifier},
+    service::{self, ComingNats, Failure, Process},
+    settings::Program,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    service::main(Program::Gateway, "Carillon's gateway: holds the connections of clients", serve)
+}
+
+async fn serve(process: Process) -> Result<(), Failure> {
+    let settings = &process.settings;
+    let auth = Arc::new(GrpcVerifier::new(&settings.auth.url).map_err(Failure::settings)?);
+    let verifier = Arc::new(CachedVerifier::new(auth.clone()));
+    let nats = ComingNats::begin(settings, Program::Gateway).await?;
+    let listener = service::bind("--listen", settings.listen)?;
+    let listen = service::local_address(&listener)?;
+    let counters = Arc::new(Counters::default());
+    let admin = process.serve_admin(|admin| {
+        let (counters, verifier, bus) = (counters.clone(), verifier.clone(), nats.bus.clone());
+        admin.metrics(move || counters.metrics()).metrics(move || verifier.metrics()).metrics(move || bus.metrics())
+    })?;
+    let gateway = Gateway { config: Config::new(settings), bus: nats.bus.clone(), verifier, pages: &[], counters };
+    let serving = tokio::spawn(gateway.run(listener, process.shutdown.clone()));
+    tokio::spawn(async move { auth.wait_until_serving().await });
+    nats.then(&process, async |_| Ok(())).await;
+    process.announce(Some(listen), admin, "");
+    serving.await.map_err(Failure::world)?.map_err(Failure::world)
+}

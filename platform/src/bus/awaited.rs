@@ -1,0 +1,101 @@
+//! The bus of a process that is up before NATS is: until the first connection, what is published is lost, as on any bus,
+//! and subscriptions wait. After it, this is the bus on NATS, which heals by itself.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::SetOnce;
+
+use super::{Bus, BusError, NatsBus, Subscription};
+use crate::{
+    nats::{ConnectError, Nats},
+    settings,
+};
+
+/// See the module.
+#[derive(Default)]
+pub struct AwaitedBus {
+    arrived: SetOnce<Arrived>,
+    too_early: AtomicU64,
+}
+
+struct Arrived {
+    nats: Nats,
+    bus: NatsBus,
+}
+
+impl AwaitedBus {
+    /// Waits for NATS as long as it takes; from then on this bus carries. Mistakes in the settings end it at the first
+    /// poll.
+    pub fn connect(
+        self: Arc<Self>,
+        settings: settings::Nats,
+        name: &'static str,
+    ) -> BoxFuture<'static, Result<Nats, ConnectError>> {
+        async move {
+            let nats = Nats::connect(&settings, name).await?;
+            let _ = self.arrived.set(Arrived { nats: nats.clone(), bus: NatsBus::new(nats.clone()) });
+            Ok(nats)
+        }
+        .boxed()
+    }
+
+    /// The Prometheus text of what NATS did for this process.
+    pub fn metrics(&self) -> String {
+        let arrived = self.arrived.get();
+        let is_up = arrived.is_some_and(|arrived| arrived.nats.is_up());
+        let unsent = self.too_early.load(Relaxed) + arrived.map_or(0, |arrived| arrived.bus.unsent());
+        let unheard = arrived.map_or(0, |arrived| arrived.bus.unheard());
+        let overruns = arrived.map_or(0, |arrived| arrived.nats.overruns());
+        let lines = [
+            ("carillon_nats_up", "gauge", "Whether NATS is there.", u64::from(is_up)),
+            ("carillon_bus_unsent_total", "counter", "Batches that were not sent: NATS away, queue full, too large.", unsent),
+            ("carillon_bus_unheard_total", "counter", "Batches lost before their reader here.", unheard),
+            ("carillon_nats_overruns_total", "counter", "Messages that the NATS client had no room for.", overruns),
+        ];
+        let text = |(name, kind, help, value)| format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+        lines.into_iter().map(text).collect()
+    }
+}
+
+impl Bus for AwaitedBus {
+    fn publish(&self, subject: &str, batch: Bytes) {
+        match self.arrived.get() {
+            Some(arrived) => arrived.bus.publish(subject, batch),
+            None => {
+                self.too_early.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    fn subscribe(&self, subject: &str) -> BoxFuture<'_, Result<Subscription, BusError>> {
+        let subject = subject.to_owned();
+        async move { self.arrived.wait().await.bus.subscribe(&subject).await }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::poll_immediate;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn subscriptions_wait_for_nats() {
+        let bus = AwaitedBus::default();
+        assert!(poll_immediate(bus.subscribe("pub.0")).await.is_none());
+        bus.publish("pub.0", Bytes::from_static(b"early"));
+        assert!(bus.metrics().contains("carillon_bus_unsent_total 1\n") && bus.metrics().contains("carillon_nats_up 0\n"));
+    }
+
+    #[tokio::test]
+    async fn bad_settings_end_it_at_once() {
+        let settings = settings::Nats { url: None, ..settings::Nats::default() };
+        let connecting = Arc::new(AwaitedBus::default()).connect(settings, "test");
+        assert!(matches!(poll_immediate(connecting).await, Some(Err(ConnectError::NoUrl))));
+    }
+}

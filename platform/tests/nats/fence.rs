@@ -1,0 +1,83 @@
+//! Of two logs that opened a partition, only the last one appends.
+
+use std::time::Duration;
+
+use carillon_platform::log::{Append, AppendError, Log, ReadLimit, ReadSpan};
+use carillon_proto::ids::{PartitionId, RoomName};
+use futures_util::future::join_all;
+
+use crate::server::NatsServer;
+
+const P: PartitionId = PartitionId(3);
+const ALL: ReadLimit = ReadLimit { records: 10_000, bytes: 10_000_000 };
+
+fn entry(room: &RoomName, offset: u64, sequence: u64, text: &str) -> Append {
+    Append { room: room.clone(), offset, sequence, record: text.to_owned().into() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zombie_stores_nothing() {
+    let server = NatsServer::start();
+    let (zombie, owner) = (server.log().await, server.log().await);
+    let room = RoomName::parse("a").unwrap();
+    let last = zombie.open(P).await.unwrap().last;
+
+    // The owner comes while the zombie's pipeline is full.
+    let under_way: Vec<_> = (1..=2_000).map(|n| zombie.append(P, entry(&room, n, last + n, "zombie"))).collect();
+    let marker = owner.open(P).await.unwrap().last;
+    let under_way = join_all(under_way).await;
+    let acked = under_way.iter().take_while(|ack| ack.is_ok()).count() as u64;
+    assert!(under_way[acked as usize..].iter().all(|ack| matches!(ack, Err(AppendError::Fenced { .. }))), "{under_way:?}");
+    assert_eq!(marker, last + acked + 1);
+
+    // Whatever the zombie tries now: with the right numbers, with its old ones, in a new room.
+    let b = RoomName::parse("b").unwrap();
+    let late = [
+        zombie.append(P, entry(&room, acked + 1, marker + 1, "late")),
+        zombie.append(P, entry(&room, acked + 1, last + acked + 1, "late")),
+        zombie.append(P, entry(&b, 1, marker + 1, "late")),
+    ];
+    assert!(join_all(late).await.iter().all(Result::is_err));
+
+    let mine = (1..=100).map(|n| owner.append(P, entry(&room, acked + n, marker + n, "owner")));
+    assert!(join_all(mine).await.iter().all(Result::is_ok));
+    let part = owner.read(P, &room, ReadSpan::After(acked), ALL).await.unwrap();
+    assert_eq!(part.records.len(), 100);
+    assert!(part.records.iter().all(|stored| stored.record == "owner"));
+    let recent = owner.recent(P, Duration::from_secs(60)).await.unwrap();
+    assert!(recent.iter().all(|stored| (stored.record == "owner") == (stored.sequence > marker)));
+    assert_eq!(recent.len() as u64, acked + 100);
+
+    // The zombie opens again and is the owner: then the other one can't append.
+    let marker = zombie.open(P).await.unwrap().last;
+    assert_eq!(zombie.append(P, entry(&b, 1, marker + 1, "back")).await, Ok(marker + 1));
+    let ack = owner.append(P, entry(&room, acked + 101, marker, "late")).await;
+    assert!(matches!(ack, Err(AppendError::Fenced { .. })), "{ack:?}");
+}
+
+/// A sequence that fits by chance is no permission: the chain of ids is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn foreign_record_breaks_the_pipeline() {
+    let server = NatsServer::start();
+    let (zombie, owner) = (server.log().await, server.log().await);
+    let room = RoomName::parse("a").unwrap();
+    let last = zombie.open(P).await.unwrap().last;
+    assert_eq!(zombie.append(P, entry(&room, 1, last + 1, "zombie")).await, Ok(last + 1));
+    // The marker takes the sequence of the first of these, and so the second one's number is free again.
+    let marker = owner.open(P).await.unwrap().last;
+    assert_eq!(marker, last + 2);
+    let late: Vec<_> = (2..=500).map(|n| zombie.append(P, entry(&room, n, last + n, "late"))).collect();
+    assert!(join_all(late).await.iter().all(|ack| matches!(ack, Err(AppendError::Fenced { .. }))));
+    let head = owner.head(P, &room).await.unwrap().unwrap();
+    assert_eq!(head.sequence, last + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unopened_partition_refuses_appends() {
+    let server = NatsServer::start();
+    let log = server.log().await;
+    let room = RoomName::parse("a").unwrap();
+    assert!(matches!(log.append(P, entry(&room, 1, 1, "early")).await, Err(AppendError::Unknown(_))));
+    let last = log.open(P).await.unwrap().last;
+    assert_eq!(log.append(P, entry(&room, 1, last + 1, "now")).await, Ok(last + 1));
+}

@@ -1,0 +1,273 @@
+//! `cargo xtask cluster`: the services as they run in production (NATS, auth, fanout, two gateways), each a process of
+//! its own, on this machine, with data that ends with them. One that ends is started again, so that a `kill -9` shows how
+//! the others take it. Ctrl-C ends all of them.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read as _};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::steps::{self, cargo, command, root};
+use crate::{nats, test};
+
+/// How long a process may take to be up, and to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often the processes and the signals are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The pause before one that ended is started again.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+const USERS: [&str; 2] = ["ada", "grace"];
+
+pub(crate) fn run() -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let packages = ["carillon", "carillon-auth", "carillon-fanout", "carillon-gateway"];
+    let mut build = cargo(&["build", "--locked", "--bins"]);
+    steps::run(build.args(packages.iter().flat_map(|package| ["--package", package])))?;
+    let plan = Plan::new(nats::find_or_fetch_server()?, test::carillon_binary()?.into())?;
+    let mut cluster = Cluster { members: plan.members()?, data: plan.data.clone() };
+    // All at once: none of them minds which of the others is there first.
+    for member in &mut cluster.members {
+        member.start()?;
+    }
+    for member in &mut cluster.members {
+        member.wait_until_up()?;
+    }
+    println!("{}", plan.guide(&cluster.members)?);
+    while signals.pending().next().is_none() {
+        cluster.restart_ended()?;
+        std::thread::sleep(LOOK);
+    }
+    println!("\nending all; Ctrl-C again does not wait");
+    cluster.end(|| signals.pending().next().is_some());
+    Ok(())
+}
+
+/// Where everything is.
+struct Plan {
+    nats_server: PathBuf,
+    carillon: PathBuf,
+    data: PathBuf,
+    secret: String,
+    nats: u16,
+    auth: u16,
+    gateways: [Ports; 2],
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    listen: u16,
+    admin: u16,
+}
+
+impl Plan {
+    fn new(nats_server: PathBuf, carillon: PathBuf) -> Result<Self> {
+        let data = root().join("target/cluster");
+        if data.exists() {
+            fs::remove_dir_all(&data).with_context(|| format!("could not empty {}", data.display()))?;
+        }
+        fs::create_dir_all(&data)?;
+        let mut random = [0; 32];
+        File::open("/dev/urandom")?.read_exact(&mut random)?;
+        let secret = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        // Held until all are chosen, so that none is chosen twice.
+        let mut held = Vec::new();
+        let mut port = |wish: u16| -> Result<u16> {
+            let listener = TcpListener::bind(("127.0.0.1", wish)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
+            let port = listener.local_addr()?.port();
+            held.push(listener);
+            Ok(port)
+        };
+        let (nats, auth) = (port(4222)?, port(8090)?);
+        let gateways = [Ports { listen: port(8080)?, admin: port(8081)? }, Ports { listen: port(8180)?, admin: port(8181)? }];
+        Ok(Self { nats_server, carillon, data, secret, nats, auth, gateways })
+    }
+
+    /// In the order in which they end: those that hold clients first, what they rely on last.
+    fn members(&self) -> Result<Vec<Member>> {
+        let mut members = Vec::new();
+        for (name, ports) in ["gateway-a", "gateway-b"].into_iter().zip(self.gateways) {
+            let mut gateway = self.service("carillon-gateway");
+            gateway.args([format!("--listen=127.0.0.1:{}", ports.listen), format!("--admin-listen=127.0.0.1:{}", ports.admin)]);
+            gateway.arg(format!("--auth-url=http://127.0.0.1:{}", self.auth));
+            // Long enough to see that a drain is spread, short enough for whoever waits for it.
+            gateway.args(["--set", "drain.window_ms=1000"]);
+            members.push(Member::new(name, gateway, &self.data));
+        }
+        let mut fanout = self.service("carillon-fanout");
+        fanout.arg("--admin-listen=127.0.0.1:0");
+        members.push(Member::new("fanout", fanout, &self.data));
+        let mut auth = self.service("carillon-auth");
+        auth.env("CARILLON_JWT__SECRET", &self.secret);
+        auth.args([format!("--listen=127.0.0.1:{}", self.auth), "--admin-listen=127.0.0.1:0".to_owned()]);
+        members.push(Member::new("auth", auth, &self.data));
+
+        let config = self.data.join("nats.conf");
+        let store = self.data.join("nats");
+        let text = format!(
+            "listen: 127.0.0.1:{}\njetstream {{ store_dir: {:?}, sync_interval: 100ms }}\n",
+            self.nats,
+            store.display().to_string()
+        );
+        fs::write(&config, text)?;
+        let mut nats = Command::new(&self.nats_server);
+        nats.arg("--config").arg(&config);
+        members.push(Member { is_silent: true, ..Member::new("nats", nats, &self.data) });
+        Ok(members)
+    }
+
+    /// Settings in the environment reach all of them, as `CARILLON_ORIGINS` or `CARILLON_LOG__LEVEL`.
+    fn service(&self, name: &str) -> Command {
+        let mut service = Command::new(self.carillon.with_file_name(name));
+        service.arg(format!("--nats-url=nats://127.0.0.1:{}", self.nats));
+        service
+    }
+
+    fn guide(&self, members: &[Member]) -> Result<String> {
+        let mut text = String::from("\nUp:\n");
+        for member in members {
+            text += &format!("  {:<10} pid {:<8} {}\n", member.name, member.pid(), member.said);
+        }
+        text += &format!("Logs and data: {}\n\nOne user on each gateway:\n", self.data.display());
+        for (user, ports) in USERS.into_iter().zip(self.gateways) {
+            let args = ["token", "--sub", user, "--ttl", "24h"];
+            let mut token = command(&self.carillon.display().to_string(), &args);
+            let token = steps::output(token.env("CARILLON_JWT__SECRET", &self.secret))?;
+            text += &format!("  {user:<6} npx wscat -c 'ws://127.0.0.1:{}/ws?token={}'\n", ports.listen, token.trim());
+        }
+        text += "\nType in both:  {\"type\":\"join\",\"room\":\"chat:1\",\"echo\":true}\n\
+                 and in either: {\"type\":\"broadcast\",\"room\":\"chat:1\",\"payload\":\"hello\",\"ref\":1}\n";
+        text += &format!("Further tokens: CARILLON_JWT__SECRET={} carillon token --sub NAME\n", self.secret);
+        text += "Kill any of them by its pid: it is started again. Ctrl-C ends all.";
+        Ok(text)
+    }
+}
+
+/// One process of the cluster.
+struct Member {
+    name: &'static str,
+    command: Command,
+    log: PathBuf,
+    /// It prints no `ready` line.
+    is_silent: bool,
+    child: Option<Child>,
+    /// What it said when it was up.
+    said: String,
+    stdout: Option<BufReader<ChildStdout>>,
+}
+
+impl Member {
+    fn new(name: &'static str, command: Command, data: &Path) -> Self {
+        let log = data.join(format!("{name}.log"));
+        Self { name, command, log, is_silent: false, child: None, said: String::new(), stdout: None }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let stdout = if self.is_silent { log.try_clone()?.into() } else { Stdio::piped() };
+        // A group of its own: Ctrl-C is for this process, which ends the others in their order.
+        self.command.process_group(0).stdin(Stdio::null()).stdout(stdout).stderr(log);
+        let mut child = self.command.spawn().with_context(|| format!("could not start {:?}", self.command))?;
+        self.stdout = child.stdout.take().map(BufReader::new);
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn wait_until_up(&mut self) -> Result<()> {
+        let Some(mut stdout) = self.stdout.take() else { return Ok(()) };
+        let (tell, said) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let _ = stdout.read_line(&mut line);
+            let _ = tell.send((line, stdout));
+        });
+        match said.recv_timeout(PATIENCE) {
+            Ok((line, stdout)) if line.starts_with("ready ") => {
+                self.said = line.trim_end().to_owned();
+                self.stdout = Some(stdout);
+                Ok(())
+            }
+            _ => bail!("{} did not come up; its log:\n{}", self.name, fs::read_to_string(&self.log).unwrap_or_default()),
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        let Some(child) = &mut self.child else { return true };
+        let ended = child.try_wait();
+        if let Ok(Some(status)) = &ended {
+            println!("{}: {status}", self.name);
+            self.child = None;
+        }
+        self.child.is_none()
+    }
+
+    fn terminate(&self) {
+        if let Some(child) = &self.child {
+            let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// All of them; none outlives this.
+struct Cluster {
+    members: Vec<Member>,
+    data: PathBuf,
+}
+
+impl Cluster {
+    fn restart_ended(&mut self) -> Result<()> {
+        for member in &mut self.members {
+            if member.has_ended() {
+                std::thread::sleep(RESTART_PAUSE);
+                member.start()?;
+                member.wait_until_up()?;
+                println!("{}: started again, pid {}", member.name, member.pid());
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, is_enough: impl FnMut() -> bool) {
+        let mut is_enough = is_enough;
+        // Gateways drain at the same time; the others wait until those that rely on them are gone.
+        for names in [&["gateway-a", "gateway-b"][..], &["fanout"], &["auth"], &["nats"]] {
+            let ours = |member: &&mut Member| names.contains(&member.name);
+            self.members.iter_mut().filter(ours).for_each(|member| member.terminate());
+            let started = Instant::now();
+            while self.members.iter_mut().filter(ours).any(|member| !member.has_ended()) {
+                if started.elapsed() > PATIENCE || is_enough() {
+                    return;
+                }
+                std::thread::sleep(LOOK);
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.members.iter_mut().for_each(Member::kill);
+        let _ = fs::remove_dir_all(self.data.join("nats"));
+    }
+}
