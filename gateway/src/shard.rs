@@ -400,7 +400,7 @@ impl Shard {
         }
         self.rooms.on_tick(now, &mut self.hub);
         self.said_ticks += 1;
-        if self.said_ticks % 5 == 0 {
+        if self.said_ticks.is_multiple_of(5) {
             self.counters.add(&mut self.tally, self.rooms.len(), self.rooms.counts());
         }
         self.want_flush();
