@@ -86,6 +86,9 @@ async fn take(fanout: &Fanout, partition: PartitionId, generation: u64) -> Resul
     Ok((Partition::new(fanout.config.clone(), start, recent), inbox))
 }
 
+/// What the log was asked, with the mark that the rules know the answer by.
+type Asked<'f, Mark, Answer> = FuturesUnordered<BoxFuture<'f, (Mark, Result<Answer, LogError>)>>;
+
 struct Driver<'f> {
     fanout: &'f Fanout,
     partition: PartitionId,
@@ -93,10 +96,10 @@ struct Driver<'f> {
     clock: Clock,
     inbox: Subscription,
     appends: FuturesOrdered<BoxFuture<'static, Result<u64, AppendError>>>,
-    heads: FuturesUnordered<BoxFuture<'f, (RoomName, Result<Option<Stored>, LogError>)>>,
-    reads: FuturesUnordered<BoxFuture<'f, (u64, Result<Part, LogError>)>>,
-    trims: FuturesUnordered<BoxFuture<'f, (RoomName, Result<(), LogError>)>>,
-    empties: FuturesUnordered<BoxFuture<'f, (RoomName, Result<(), LogError>)>>,
+    heads: Asked<'f, RoomName, Option<Stored>>,
+    reads: Asked<'f, u64, Part>,
+    trims: Asked<'f, RoomName, ()>,
+    empties: Asked<'f, RoomName, ()>,
 }
 
 impl<'f> Driver<'f> {

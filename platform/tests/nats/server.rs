@@ -1,7 +1,7 @@
 //! A NATS server of one test's own: on a free port, with JetStream in a temporary folder, ended with the test.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -79,14 +79,18 @@ fn spawn(folder: &TempDir, port: Option<u16>) -> (Child, u16) {
         .stdin(Stdio::null())
         .spawn()
         .unwrap_or_else(|error| panic!("{} does not start: {error}", program.display()));
-    // The file is written when everything listens.
-    let file = ports.join(format!("nats-server_{}.ports", process.id()));
+    let port = listening_port(&ports.join(format!("nats-server_{}.ports", process.id())));
+    (process, port)
+}
+
+/// The file is written when everything listens.
+fn listening_port(file: &Path) -> u16 {
     let started = Instant::now();
     loop {
-        let ports = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+        let ports = std::fs::read(file).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
         let url = ports.as_ref().and_then(|ports| ports["nats"][0].as_str());
         if let Some(port) = url.and_then(|url| url.rsplit(':').next()?.parse().ok()) {
-            return (process, port);
+            return port;
         }
         assert!(started.elapsed() < START_TIMEOUT, "the NATS server does not listen");
         std::thread::sleep(Duration::from_millis(5));
