@@ -38,6 +38,8 @@ use ring::Ring;
 pub struct Config {
     /// Appends under way; what comes beyond is refused with `unavailable`.
     pub window: usize,
+    /// Bytes of appends under way; likewise.
+    pub window_bytes: usize,
     /// Messages per room that are kept at hand.
     pub ring_messages: usize,
     /// Bytes per room that are kept at hand.
@@ -54,6 +56,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             window: 4096,
+            window_bytes: 4 * 1024 * 1024,
             ring_messages: 128,
             ring_bytes: 256 * 1024,
             key_window_ms: 150_000,
@@ -143,6 +146,9 @@ pub struct Partition {
     repeats: Repeats,
     /// Appends under way, in order.
     in_flight: VecDeque<InFlight>,
+    in_flight_bytes: usize,
+    /// Rooms whose head could not be read, to be asked again at the next tick.
+    head_retries: Vec<RoomName>,
     reads: HashMap<u64, PendingRead>,
     next_ticket: u64,
     /// Counts ids, so that two of one millisecond differ.
@@ -230,6 +236,8 @@ impl Partition {
             rooms: HashMap::new(),
             repeats,
             in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            head_retries: Vec::new(),
             reads: HashMap::new(),
             next_ticket: 0,
             ids: 0,
@@ -326,19 +334,27 @@ impl Partition {
         }
     }
 
-    /// The log could not tell the head: whoever waited is told to come back.
-    pub fn on_head_failed(&mut self, room: &RoomName) {
-        let Some(Room::Loading { waiting, .. }) = self.rooms.remove(room) else { return };
-        for (asker, item) in waiting {
+    /// The log could not tell the head: whoever asked is told to come back. Publishes go on waiting: one of them may be the
+    /// repeat of one that is stored, so that "nothing was done" could be wrong.
+    pub fn on_head_failed(&mut self, name: &RoomName) {
+        let Some(Room::Loading { waiting, .. }) = self.rooms.get_mut(name) else { return };
+        let (publishes, others): (Vec<_>, Vec<_>) =
+            std::mem::take(waiting).into_iter().partition(|(_, item)| matches!(item, up::Item::Publish(_)));
+        if publishes.is_empty() {
+            self.rooms.remove(name);
+        } else {
+            *waiting = publishes;
+            self.head_retries.push(name.clone());
+        }
+        for (asker, item) in others {
             let of = match item {
                 up::Item::Attach(_) => failed::Of::Attach(true),
-                up::Item::Publish(publish) => failed::Of::Publish(publish.publish),
                 up::Item::Read(read) => failed::Of::Read(read.read),
                 up::Item::Who(who) => failed::Of::Who(who.who),
                 // Said again with the next attach, which the gateway is about to try.
-                up::Item::Detach(_) | up::Item::Came(_) | up::Item::Went(_) | up::Item::Watch(_) => continue,
+                _ => continue,
             };
-            self.fail(asker, room, Code::Unavailable, of);
+            self.fail(asker, name, Code::Unavailable, of);
         }
     }
 
@@ -429,7 +445,8 @@ impl Partition {
             }
             None => {}
         }
-        if self.in_flight.len() >= self.config.window {
+        let bytes = self.in_flight_bytes + publish.payload.len();
+        if self.in_flight.len() >= self.config.window || (bytes > self.config.window_bytes && self.in_flight_bytes > 0) {
             return self.fail(asker, &name, Code::Unavailable, failed::Of::Publish(publish.publish));
         }
         self.append(asker, name, publish, now);
@@ -447,6 +464,7 @@ impl Partition {
         self.ids = self.ids.wrapping_add(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         let id = MessageId::new(room.ts, self.start.seed ^ self.ids);
         self.repeats.on_assigned(asker.gateway, &publish, sequence, now.unix_ms);
+        self.in_flight_bytes += publish.payload.len();
         let message = Message {
             room: publish.room,
             offset: room.assigned,
@@ -480,6 +498,7 @@ impl Partition {
     pub fn on_appended(&mut self, now: Now) {
         let Some(done) = self.in_flight.pop_front() else { return };
         let InFlight { room: name, message, publisher, publish, waiting } = done;
+        self.in_flight_bytes -= message.payload.len();
         let id = MessageId::from_wire(&message.id).expect("made by append");
         self.repeats.on_stored(publisher, publish, &message, id, now.unix_ms);
         let room = ready(&mut self.rooms, &name);
@@ -654,6 +673,9 @@ impl Partition {
     pub fn on_tick(&mut self, now: Now) {
         for (gateway, left) in self.links.on_tick(now.mono_ms) {
             self.drop_routes(gateway, left, now);
+        }
+        for room in std::mem::take(&mut self.head_retries) {
+            self.effects.push_back(Effect::Head { room });
         }
         while let Some(entry) = self.later.first_entry().filter(|entry| *entry.key() <= now.mono_ms) {
             for (name, user) in entry.remove() {

@@ -196,8 +196,8 @@ struct Member {
 
 #[derive(Debug)]
 enum Wish {
-    Join { options: JoinOptions, reference: Option<Box<str>>, is_personal: bool },
-    Leave { reference: Option<Box<str>> },
+    Join { options: JoinOptions, reference: Option<Box<str>>, is_personal: bool, deadline_ms: u64 },
+    Leave { reference: Option<Box<str>>, deadline_ms: u64 },
 }
 
 /// A member that is not live yet.
@@ -232,6 +232,7 @@ struct Owed {
     last: u32,
     is_personal: bool,
     members: Option<Presence>,
+    deadline_ms: u64,
 }
 
 /// Whether a resume could be honoured, and if not, why.
@@ -292,7 +293,12 @@ impl Rooms {
     pub fn connect(&mut self, life: u32, user: UserId, personal: MayJoin, now: Now, doors: &mut impl Doors) -> Conn {
         let index = self.conns.insert(Memberships { life, user, joined: SmallVec::new() }) as u32;
         let conn = Conn { index, life };
-        let wish = Wish::Join { options: JoinOptions::default(), reference: None, is_personal: true };
+        let wish = Wish::Join {
+            options: JoinOptions::default(),
+            reference: None,
+            is_personal: true,
+            deadline_ms: self.deadline_ms(now),
+        };
         self.wish(conn, personal.room(), wish, now, doors);
         conn
     }
@@ -330,7 +336,8 @@ impl Rooms {
             let message = "leave a room before joining another one";
             return error(doors, conn, ErrorCode::TooManyRooms, message, reference, Some(room));
         }
-        let wish = Wish::Join { options, reference: reference.map(Box::from), is_personal: false };
+        let wish =
+            Wish::Join { options, reference: reference.map(Box::from), is_personal: false, deadline_ms: self.deadline_ms(now) };
         self.wish(conn, room, wish, now, doors);
     }
 
@@ -339,7 +346,8 @@ impl Rooms {
         if self.joined(conn, room).is_none() {
             return error(doors, conn, ErrorCode::NotJoined, "not a member of this room", reference, Some(room));
         }
-        self.wish(conn, room, Wish::Leave { reference: reference.map(Box::from) }, now, doors);
+        let wish = Wish::Leave { reference: reference.map(Box::from), deadline_ms: self.deadline_ms(now) };
+        self.wish(conn, room, wish, now, doors);
     }
 
     /// The names of the rooms that a connection is in.
@@ -471,6 +479,10 @@ impl Rooms {
     /// Whether no room has a member here.
     pub fn is_empty(&self) -> bool {
         self.rooms.is_empty()
+    }
+
+    fn deadline_ms(&self, now: Now) -> u64 {
+        now.mono_ms + self.limits.request_timeout_ms
     }
 
     fn is_here(&self, conn: Conn) -> bool {

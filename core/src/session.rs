@@ -166,6 +166,8 @@ impl Session {
             })
         };
         match frame {
+            // Who wants to be told who is there needs leave for that too.
+            ClientFrame::Join { room, options } if options.presence && self.grants.watch(room.clone()).is_none() => refused(room),
             ClientFrame::Join { room, options } => match self.grants.join(room.clone()) {
                 Some(permit) => Act::Join { permit, options, reference },
                 None => refused(room),

@@ -15,6 +15,10 @@ pub struct Config {
     pub told: frame::Limits,
     pub frame_bytes: usize,
     pub outbox_bytes: usize,
+    /// Of one shard: its part of the whole.
+    pub outbox_total_bytes: usize,
+    /// Of one shard: its part of the whole.
+    pub connections: usize,
     pub token_bytes: usize,
     pub handshake_ms: u64,
     pub heartbeat_interval_ms: u64,
@@ -29,8 +33,9 @@ impl Config {
         let limits = &settings.limits;
         let per_core = || std::thread::available_parallelism().map_or(1, usize::from);
         let joins = u32::try_from(limits.rooms_per_connection).unwrap_or(u32::MAX);
+        let shards = if settings.gateway.shards == 0 { per_core() } else { settings.gateway.shards };
         Self {
-            shards: if settings.gateway.shards == 0 { per_core() } else { settings.gateway.shards },
+            shards,
             origins: settings.origins.clone(),
             session: SessionLimits {
                 frames: Rate { per_second: limits.frames_per_second, burst: limits.frames_burst },
@@ -52,6 +57,8 @@ impl Config {
             },
             frame_bytes: limits.frame_bytes,
             outbox_bytes: limits.outbox_bytes,
+            outbox_total_bytes: limits.outbox_total_bytes / shards,
+            connections: limits.connections.map_or(usize::MAX, |all| all.div_ceil(shards)),
             token_bytes: limits.token_bytes,
             handshake_ms: limits.handshake_ms,
             heartbeat_interval_ms: settings.heartbeat.interval_ms,

@@ -1,6 +1,12 @@
 //! The public port's HTTP: which request goes to which door, and what is said to one that goes to none.
 
-use std::{cell::RefCell, convert::Infallible, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use carillon_platform::auth::{TokenVerifier, VerifyError};
@@ -81,6 +87,7 @@ async fn answer(door: &Rc<Door>, request: Request<Incoming>) -> Response<Full<By
 }
 
 async fn open_websocket(door: &Rc<Door>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let came = Instant::now();
     let asked = match handshake::read(&request) {
         Ok(asked) => asked,
         Err(Refused::BadRequest(why)) => return problem(StatusCode::BAD_REQUEST, "bad_request", why),
@@ -92,7 +99,8 @@ async fn open_websocket(door: &Rc<Door>, mut request: Request<Incoming>) -> Resp
         return problem(StatusCode::FORBIDDEN, "forbidden", "this origin is not on the allow-list (setting `origins`)");
     }
     let Asked { accept, offers_subprotocol, token, client } = asked;
-    let verified = verify(door, token.as_deref()).await;
+    let patience = Duration::from_millis(door.config.handshake_ms);
+    let verified = tokio::time::timeout(patience, verify(door, token.as_deref())).await.unwrap_or(Err(Close::Unavailable));
     let upgrade = hyper::upgrade::on(&mut request);
     let shard = door.shard.clone();
     tokio::task::spawn_local(async move {
@@ -103,7 +111,7 @@ async fn open_websocket(door: &Rc<Door>, mut request: Request<Incoming>) -> Resp
         };
         let mut shard = shard.borrow_mut();
         match verified {
-            Ok(claims) => shard.on_connect(io.into_inner(), &read_buf, claims, client),
+            Ok(claims) => shard.on_connect(io.into_inner(), &read_buf, claims, client, came),
             Err(why) => shard.refuse(io.into_inner(), why),
         }
     });

@@ -8,7 +8,11 @@ use carillon_proto::{
     ids::{Epoch, Offset, RoomName},
 };
 
-use crate::{config::Config, connection::Connection, websocket::codec::text_frame};
+use crate::{
+    config::Config,
+    connection::{Connection, Written},
+    websocket::codec::text_frame,
+};
 
 /// All connections of a shard, by place.
 pub(crate) struct Hub {
@@ -18,6 +22,9 @@ pub(crate) struct Hub {
     shard_id: String,
     told: carillon_proto::frame::Limits,
     outbox_bytes: usize,
+    /// What waits in all outboxes together, and what may.
+    waiting_bytes: usize,
+    total_bytes: usize,
     /// Connections with something to write.
     dirty: Vec<Conn>,
     /// Connections to be closed, and what to tell them.
@@ -31,6 +38,8 @@ impl Hub {
             shard_id,
             told: config.told,
             outbox_bytes: config.outbox_bytes,
+            waiting_bytes: 0,
+            total_bytes: config.outbox_total_bytes,
             dirty: Vec::new(),
             closing: Vec::new(),
         }
@@ -54,7 +63,9 @@ impl Hub {
 
     pub(crate) fn remove(&mut self, conn: Conn) -> Option<Box<Connection>> {
         self.get(conn)?;
-        self.connections.get_mut(conn.index as usize)?.take()
+        let connection = self.connections.get_mut(conn.index as usize)?.take()?;
+        self.waiting_bytes -= connection.outbox.bytes();
+        Some(connection)
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = Conn> {
@@ -64,7 +75,7 @@ impl Hub {
 
     /// Queues encoded frames for a connection. One whose outbox overflows is too slow, and is closed.
     pub(crate) fn push(&mut self, to: Conn, frames: Bytes) {
-        let limit = self.outbox_bytes;
+        let (limit, length) = (self.outbox_bytes, frames.len());
         let Some(connection) = self.get_mut(to) else { return };
         if connection.is_closing {
             return;
@@ -72,14 +83,56 @@ impl Hub {
         if connection.outbox.push(frames.clone(), limit).is_err() {
             // More than an outbox may come in before the next flush. A client is slow only if its socket takes no more, too;
             // how the write went shows at the flush, which this connection waits for.
-            let _ = connection.write();
+            self.write(to);
+            let Some(connection) = self.get_mut(to) else { return };
             if connection.outbox.push(frames, limit).is_err() {
                 return self.close(to, Close::SlowConsumer);
             }
         }
+        self.waiting_bytes += length;
+        let Some(connection) = self.get_mut(to) else { return };
         if !std::mem::replace(&mut connection.is_dirty, true) {
             self.dirty.push(to);
         }
+    }
+
+    /// Writes what a connection's socket takes.
+    pub(crate) fn write(&mut self, conn: Conn) -> Option<Written> {
+        let connection = self.get_mut(conn)?;
+        let before = connection.outbox.bytes();
+        let written = connection.write();
+        let after = connection.outbox.bytes();
+        self.waiting_bytes -= before - after;
+        Some(written)
+    }
+
+    /// Gives up what a connection was not sent.
+    pub(crate) fn drop_unsent(&mut self, conn: Conn) {
+        let Some(connection) = self.get_mut(conn) else { return };
+        let before = connection.outbox.bytes();
+        connection.outbox.drop_unsent();
+        let after = connection.outbox.bytes();
+        self.waiting_bytes -= before - after;
+    }
+
+    /// Closes the largest debtors while all outboxes together are over their limit. A tenth more than need be, so that this
+    /// search over all connections is rare. Whether there were any.
+    pub(crate) fn keep_total(&mut self) -> bool {
+        if self.waiting_bytes <= self.total_bytes {
+            return false;
+        }
+        let mut debtors: Vec<(usize, Conn)> =
+            self.all().filter_map(|conn| Some((self.get(conn)?.outbox.bytes(), conn))).filter(|(bytes, _)| *bytes > 0).collect();
+        debtors.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let mut rest = self.waiting_bytes;
+        for (bytes, conn) in debtors {
+            if rest <= self.total_bytes / 10 * 9 {
+                break;
+            }
+            rest -= bytes;
+            self.close(conn, Close::SlowConsumer);
+        }
+        true
     }
 
     /// Ends a connection at the next flush; the first reason counts.

@@ -204,7 +204,15 @@ impl Shard {
     }
 
     /// A client with a verified token and an open socket. `early`: bytes that came behind its handshake.
-    pub(crate) fn on_connect(&mut self, stream: TcpStream, early: &[u8], claims: Claims, client: Option<ClientId>) {
+    /// `asked`: when its handshake came in.
+    pub(crate) fn on_connect(
+        &mut self,
+        stream: TcpStream,
+        early: &[u8],
+        claims: Claims,
+        client: Option<ClientId>,
+        asked: Instant,
+    ) {
         let now = self.now();
         let Ok(user) = UserId::parse(&claims.sub) else {
             return self.refuse(stream, Close::Unauthorized);
@@ -212,6 +220,9 @@ impl Shard {
         if self.is_draining {
             let retry_ms = fastrand::u32(0..=DRAIN_JITTER_MS);
             return self.refuse(stream, Close::Draining { retry_ms });
+        }
+        if self.tally.connections >= i64::try_from(self.config.connections).unwrap_or(i64::MAX) {
+            return self.refuse(stream, Close::OverCapacity);
         }
         let client = client.unwrap_or_else(|| {
             let made = uuid::Uuid::new_v4().simple().to_string();
@@ -228,7 +239,8 @@ impl Shard {
         self.hub.insert(conn, Box::new(connection));
         self.rooms.connect(self.lives, user, personal, now, &mut self.hub);
         self.tally.connections += 1;
-        self.wheel.schedule(now.mono_ms + self.config.handshake_ms, conn, Due::Welcome);
+        let asked_ms = now.mono_ms.saturating_sub(asked.elapsed().as_millis() as u64);
+        self.wheel.schedule(asked_ms + self.config.handshake_ms, conn, Due::Welcome);
         self.wheel.schedule(now.mono_ms + self.config.heartbeat_interval_ms, conn, Due::Heartbeat);
         self.schedule_expiry(conn, expires_at_ms, now);
         if let Some(shard) = self.this.upgrade() {
@@ -457,8 +469,9 @@ impl Shard {
 
     /// Writes a connection's outbox to its socket.
     pub(crate) fn write(&mut self, conn: Conn) {
+        let Some(written) = self.hub.write(conn) else { return };
         let Some(connection) = self.hub.get_mut(conn) else { return };
-        match connection.write() {
+        match written {
             Written::All => {
                 connection.is_blocked = false;
                 let now = self.now();
@@ -500,10 +513,8 @@ impl Shard {
     fn flush(&mut self) {
         for (conn, why) in self.hub.take_closing() {
             self.counters.on_close(why.code());
-            if why == Close::SlowConsumer
-                && let Some(connection) = self.hub.get_mut(conn)
-            {
-                connection.outbox.drop_unsent();
+            if why == Close::SlowConsumer {
+                self.hub.drop_unsent(conn);
             }
             self.end(conn, codec::close_frame(Some(why.code()), &why.reason()));
         }
@@ -518,6 +529,9 @@ impl Shard {
                     self.write(conn);
                 }
             }
+        }
+        if self.hub.keep_total() {
+            self.want_flush();
         }
     }
 

@@ -189,7 +189,7 @@ settings! {
         /// Connections of one gateway; without it, as many as the machine has room for.
         connections: Option<usize> = None, optional(count(1..=100 * MANY)), "gateway";
         /// Appends under way per partition; beyond it publishers are told `unavailable`.
-        publish_window: usize = 4096, count(1..=MANY), "fanout, all-in-one";
+        publish_window: usize = 4096, count(1..=4096), "fanout, all-in-one";
         /// How long a gateway retries a publish before it tells `outcome: unknown`, milliseconds.
         publish_timeout_ms: u64 = 15_000, count(10..=HOUR_MS), "gateway";
         /// How long a gateway waits for an owner's answer (attach, history, presence), milliseconds.

@@ -1,6 +1,6 @@
 //! The owner's end of every link: who is connected, what still has to be said to them, in which order.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use carillon_proto::{
     ids::{GatewayId, RoomName},
@@ -14,7 +14,8 @@ use crate::link::{Arrival, BATCH_BYTES, FORGET_MS, Inward, Outward};
 #[derive(Debug)]
 pub(super) struct Links {
     generation: u64,
-    links: HashMap<GatewayId, Link>,
+    /// In an order of their own, so that a history depends on nothing but its inputs.
+    links: BTreeMap<GatewayId, Link>,
     /// Links with something to say, in the order in which they got it.
     dirty: VecDeque<GatewayId>,
     /// Batches without items: heartbeats, and "this link is not known here".
@@ -31,7 +32,7 @@ struct Link {
     heard_ms: u64,
     items: VecDeque<Down>,
     is_dirty: bool,
-    rooms: HashSet<RoomName>,
+    rooms: BTreeSet<RoomName>,
 }
 
 /// What a batch means for its link.
@@ -49,7 +50,7 @@ pub(super) enum Opening {
 
 impl Links {
     pub(super) fn new(generation: u64) -> Self {
-        Self { generation, links: HashMap::new(), dirty: VecDeque::new(), bare: VecDeque::new() }
+        Self { generation, links: BTreeMap::new(), dirty: VecDeque::new(), bare: VecDeque::new() }
     }
 
     pub(super) fn on_batch(&mut self, gateway: GatewayId, batch: &UpBatch, now_ms: u64) -> Opening {
@@ -82,7 +83,7 @@ impl Links {
                 heard_ms: now_ms,
                 items: VecDeque::new(),
                 is_dirty: false,
-                rooms: HashSet::new(),
+                rooms: BTreeSet::new(),
             };
             self.links.insert(gateway, link);
             return Opening::New { left };
@@ -183,6 +184,6 @@ impl Links {
         link.stands = false;
         link.is_dirty = false;
         link.items.clear();
-        link.rooms.drain().collect()
+        std::mem::take(&mut link.rooms).into_iter().collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Who is in a room, by what the gateways say of their connections. Soft state: a new owner learns it from them, and says
 //! nothing that it does not know yet.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use carillon_proto::{
     ids::GatewayId,
@@ -20,7 +20,7 @@ const MAX_NAMED: usize = 200;
 /// The users of one room.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
-    users: HashMap<Box<str>, User>,
+    users: BTreeMap<Box<str>, User>,
     /// Gateways with members that want to be told.
     pub(super) watchers: Vec<GatewayId>,
     /// Until then gateways come back, and what is known here is not the truth.

@@ -66,10 +66,10 @@ impl Rooms {
                 continue;
             }
             match wish {
-                Wish::Join { options, reference, is_personal } => {
-                    self.start(key, conn, &options, reference, is_personal, now, doors)
+                Wish::Join { options, reference, is_personal, deadline_ms } => {
+                    self.start(key, conn, &options, (reference, is_personal, deadline_ms), now, doors);
                 }
-                Wish::Leave { reference } => {
+                Wish::Leave { reference, .. } => {
                     let name = self.rooms[key as usize].name.clone();
                     let joined = &mut self.conns[conn.index as usize].joined;
                     // A wish to leave behind a wish to leave finds nothing to do.
@@ -87,14 +87,12 @@ impl Rooms {
         self.drop_if_empty(key, now);
     }
 
-    #[allow(clippy::too_many_arguments)] // One join, taken apart by the only caller.
     fn start(
         &mut self,
         key: RoomKey,
         conn: Conn,
         options: &JoinOptions,
-        reference: Option<Box<str>>,
-        is_personal: bool,
+        (reference, is_personal, deadline_ms): (Option<Box<str>>, bool, u64),
         now: Now,
         doors: &mut impl Doors,
     ) {
@@ -104,7 +102,7 @@ impl Rooms {
         // Nothing seen yet: any life of the room will do, if it is whole.
         let claim = options.since.map(|since| (since, epoch.filter(|_| since > 0)));
         let last = options.last.unwrap_or(0).min(self.limits.replay_messages);
-        let owed = Owed { reference, claim, last, is_personal, members: None };
+        let owed = Owed { reference, claim, last, is_personal, members: None, deadline_ms };
         if !options.presence {
             return self.begin(key, conn, owed, now, doors);
         }
@@ -113,7 +111,7 @@ impl Rooms {
         self.reads.insert(who, Reading::Join { conn });
         let catch_up = CatchUp { position: 0, owed: Some(owed), waits: Waits::Present(who), is_lenient: false };
         self.catch_ups.insert((key, conn.index), catch_up);
-        self.deadlines.push_back((now.mono_ms + self.limits.request_timeout_ms, Waiting::Join(name, conn)));
+        self.deadlines.push_back((deadline_ms.max(now.mono_ms), Waiting::Join(name, conn)));
     }
 
     /// A member has its place, and who is there is known if it asked: it goes live, or reads on from where it stands.
@@ -132,9 +130,9 @@ impl Rooms {
         }
         // A claim that does not fit what this gateway knows may still be right: another one may be ahead. The owner's page
         // comes in order with its deliveries, so that by then this gateway knows as much as the owner.
+        let (name, deadline_ms) = (room.name.clone(), owed.deadline_ms);
         self.catch_ups.insert((key, conn.index), CatchUp { position, owed: Some(owed), waits: Waits::Drain, is_lenient });
-        let name = self.rooms[key as usize].name.clone();
-        self.deadlines.push_back((now.mono_ms + self.limits.request_timeout_ms, Waiting::Join(name, conn)));
+        self.deadlines.push_back((deadline_ms.max(now.mono_ms), Waiting::Join(name, conn)));
         self.read_on(key, conn, now);
     }
 
@@ -230,7 +228,7 @@ impl Rooms {
             catch_up.is_lenient = true;
         }
         // A member that retention overtook in the middle is told as well, unasked.
-        let overtaken = Owed { reference: None, claim: None, last: 0, is_personal: false, members: None };
+        let overtaken = Owed { reference: None, claim: None, last: 0, is_personal: false, members: None, deadline_ms: 0 };
         if let Some(owed) = owed.or(reason.map(|_| overtaken)) {
             self.answer(key, conn, &owed, reason, doors);
         }
@@ -278,23 +276,26 @@ impl Rooms {
         true
     }
 
-    /// The room has another life than the one that these members know: they are told, and go on from its head.
+    /// The room has another life than the one that these members know: they are told, and go on from its head. One whose join
+    /// is not answered yet is judged by its page, as always.
     pub(super) fn restart_members(&mut self, key: RoomKey, live_ones_too: bool, doors: &mut impl Doors) {
         let room = &self.rooms[key as usize];
         let (name, last, epoch): (RoomName, Offset, Epoch) = (room.name.clone(), room.last, room.epoch.clone());
         let concerned = room.members.iter().filter(|member| live_ones_too || !member.is_live);
         let members: Vec<Conn> = concerned.map(|member| member.conn).collect();
         for conn in members {
-            let catch_up = self.catch_ups.remove(&(key, conn.index));
-            let owed = catch_up.and_then(|catch_up| catch_up.owed);
+            if self.catch_ups.get(&(key, conn.index)).is_some_and(|catch_up| catch_up.owed.is_some()) {
+                continue;
+            }
+            self.catch_ups.remove(&(key, conn.index));
             let joined = ServerFrame::Joined {
                 room: &name,
-                reference: owed.as_ref().and_then(|owed| owed.reference.as_deref()),
+                reference: None,
                 offset: last,
                 epoch: &epoch,
                 recovered: false,
                 reason: Some("epoch"),
-                members: owed.as_ref().and_then(|owed| owed.members.as_ref()),
+                members: None,
             };
             doors.frame(conn, &joined);
             self.set_live(key, conn);
@@ -353,8 +354,10 @@ impl Rooms {
             Waiting::Join(name, conn) => {
                 let Some(joined) = self.joined(conn, &name).filter(|_| self.is_here(conn)) else { return };
                 let key = joined.room;
-                let owes = self.catch_ups.get(&(key, conn.index)).is_some_and(|catch_up| catch_up.owed.is_some());
-                let wishes = self.rooms[key as usize].wishes.iter().any(|(wisher, _)| *wisher == conn);
+                let owed = self.catch_ups.get(&(key, conn.index)).and_then(|catch_up| catch_up.owed.as_ref());
+                let owes = owed.is_some_and(|owed| owed.deadline_ms <= now.mono_ms);
+                let is_late = |(wisher, wish): &(Conn, Wish)| *wisher == conn && wish.deadline_ms() <= now.mono_ms;
+                let wishes = self.rooms[key as usize].wishes.iter().any(is_late);
                 if !owes && !wishes {
                     return;
                 }
@@ -367,19 +370,29 @@ impl Rooms {
     /// room's messages must not believe that it is one.
     pub(super) fn give_up_joins(&mut self, key: RoomKey, conn: Conn, now: Now, doors: &mut impl Doors) {
         let name = self.rooms[key as usize].name.clone();
-        let owed = self.catch_ups.remove(&(key, conn.index)).and_then(|catch_up| catch_up.owed);
+        let catch_up = self.catch_ups.remove(&(key, conn.index));
         let mut references = Vec::new();
+        let owed = catch_up.and_then(|catch_up| catch_up.owed);
+        let since = owed.as_ref().and_then(|owed| owed.claim.as_ref()).map(|(since, _)| *since);
         references.extend(owed.filter(|owed| !owed.is_personal).map(|owed| owed.reference));
         let wishes = &mut self.rooms[key as usize].wishes;
         for (_, wish) in wishes.extract_if(.., |(wisher, _)| *wisher == conn) {
             match wish {
-                Wish::Join { reference, is_personal: false, .. } | Wish::Leave { reference } => references.push(reference),
+                Wish::Join { reference, is_personal: false, .. } | Wish::Leave { reference, .. } => references.push(reference),
                 // The gateway closes a connection that could not begin.
                 Wish::Join { .. } => {}
             }
         }
         for reference in references {
             retry_later(doors, conn, "the room can't be reached now", reference.as_deref(), Some(&name), 1000);
+        }
+        let is_member = self.joined(conn, &name).is_some_and(|joined| joined.place != NOT_YET);
+        if is_member && name.owner() == Some(self.conns[conn.index as usize].user.as_str()) {
+            // Every connection is in its personal room for life: it goes on from where it says it stands.
+            let position = since.unwrap_or(self.rooms[key as usize].last);
+            let catch_up = CatchUp { position, owed: None, waits: Waits::Drain, is_lenient: true };
+            self.catch_ups.insert((key, conn.index), catch_up);
+            return self.retries.push((name, Some(conn)));
         }
         let joined = &mut self.conns[conn.index as usize].joined;
         if let Some(index) = joined.iter().position(|joined| joined.room == key) {
@@ -398,9 +411,27 @@ impl Rooms {
         let memberships = &mut self.conns[conn.index as usize];
         memberships.joined.retain(|entry| entry.room != joined.room);
         let user = memberships.user.clone();
+        let why = "the token does not allow this room any more";
+        let owed = self.catch_ups.get(&(joined.room, conn.index)).and_then(|catch_up| catch_up.owed.as_ref());
+        let mut asked: Vec<Option<Box<str>>> = owed.map(|owed| owed.reference.clone()).into_iter().collect();
+        for (_, wish) in self.rooms[joined.room as usize].wishes.iter().filter(|(wisher, _)| *wisher == conn) {
+            let (Wish::Join { reference, .. } | Wish::Leave { reference, .. }) = wish;
+            asked.push(reference.clone());
+        }
+        for reference in asked.into_iter().flatten() {
+            super::error(doors, conn, ErrorCode::Forbidden, why, Some(&reference), Some(room));
+        }
         self.remove_member(conn, &user, joined, true, now);
         doors.frame(conn, &ServerFrame::Left { room, reference: None });
-        super::error(doors, conn, ErrorCode::Forbidden, "the token does not allow this room any more", None, Some(room));
+        super::error(doors, conn, ErrorCode::Forbidden, why, None, Some(room));
+    }
+}
+
+impl Wish {
+    fn deadline_ms(&self) -> u64 {
+        match self {
+            Self::Join { deadline_ms, .. } | Self::Leave { deadline_ms, .. } => *deadline_ms,
+        }
     }
 }
 

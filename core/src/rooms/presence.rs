@@ -2,7 +2,7 @@
 //! on what changes. For rooms in which somebody watches it also keeps who is there, so that a link that broke shows as
 //! the difference and not as everyone coming anew.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use carillon_proto::{
     frame::{Presence, Present, ServerFrame},
@@ -17,18 +17,20 @@ use crate::{Now, grants::MayWatch};
 #[derive(Debug, Default)]
 pub(super) struct Known {
     /// With their `info`.
-    users: HashMap<Box<str>, Box<str>>,
+    users: BTreeMap<Box<str>, Box<str>>,
     /// False in a room too large to be named whole: news is passed on as it comes then.
     is_whole: bool,
 }
 
+/// The most users that a frame names.
+const MAX_NAMED: usize = 200;
 /// Larger rooms are not kept by name.
 const MAX_KNOWN: usize = 1_000;
 
 impl Known {
     fn new(presence: &Presence) -> Self {
         let named = presence.members.iter().map(|member| (member.user.clone(), member.info.clone()));
-        let users: HashMap<_, _> = named.collect();
+        let users: BTreeMap<_, _> = named.collect();
         Self { is_whole: users.len() as u64 == presence.count, users }
     }
 
@@ -216,7 +218,7 @@ fn update(presence: &mut Presence, user: &str, info: &str, count: u64, came: boo
 
 /// What is known here, with the connections that the owner counts.
 fn agreed(known: &Known, fresh: &Presence) -> Presence {
-    let members = known.users.iter().map(|(user, info)| {
+    let members = known.users.iter().take(MAX_NAMED).map(|(user, info)| {
         let counted = fresh.members.iter().find(|member| member.user == *user);
         Present { user: user.clone(), info: info.clone(), connections: counted.map_or(1, |member| member.connections) }
     });

@@ -27,11 +27,12 @@ use self::{reads::Reads, store::Store, writer::Command};
 use super::{Append, AppendError, Log, LogError, Opened, Part, ReadLimit, ReadSpan, Sequence, Stored};
 
 /// Commands that may wait for the writer. Owners keep at most a window of appends in flight per partition
-/// (16 × 256 = 4,096), so that this is only met when something is wrong.
-const MAX_QUEUED: usize = 8_192;
+/// (16 × 4,096 = 65,536), so that this is only met when something is wrong.
+const MAX_QUEUED: usize = 66_560;
 
-/// Bytes of records that may wait for the writer: 4,096 appends of 16 KiB each.
-const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of records that may wait for the writer: 16 partitions with 4 MiB of payloads each, and as much again for what is
+/// stored beside small ones.
+const MAX_QUEUED_BYTES: usize = 128 * 1024 * 1024;
 
 /// Reads that may run at once; others wait. Each holds a thread of the runtime's blocking pool (512 by default, shared
 /// with everybody), and more than this gains nothing from a disk.

@@ -36,8 +36,8 @@ use crate::nats::{self, Nats};
 /// flight, so that this is only met when something is wrong.
 const MAX_QUEUED: usize = 8_192;
 
-/// Bytes of records that may wait for all writers together: 4,096 appends of 16 KiB each, as in the embedded log.
-const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of records that may wait for all writers together, as in the embedded log.
+const MAX_QUEUED_BYTES: usize = 128 * 1024 * 1024;
 
 /// How long to wait before a stream that can't be reached is tried again.
 const RETRY: Duration = Duration::from_secs(1);
