@@ -35,7 +35,9 @@ impl Ring {
     /// Everything above `since`, if all of it is here.
     pub(super) fn after(&self, since: Offset, head: Offset) -> Option<impl Iterator<Item = &Message>> {
         let first = self.first().unwrap_or(head + 1);
-        (since + 1 >= first).then(|| self.messages.range(((since + 1 - first) as usize).min(self.messages.len())..))
+        // Whatever number a peer may send.
+        let next = since.saturating_add(1);
+        (next >= first).then(|| self.messages.range(((next - first) as usize).min(self.messages.len())..))
     }
 
     /// The newest `limit` below `before`, if all of them are here and what is here also tells whether there are older ones;

@@ -233,3 +233,28 @@ fn strangers_on_the_subject_change_nothing() {
     }
     assert_eq!(desk.partition.rooms(), 1);
 }
+
+#[test]
+fn absurd_numbers_are_survived() {
+    let mut desk = Desk::new(MUCH);
+    desk.publish("");
+    for offset in [u64::MAX, u64::MAX - 1] {
+        assert!(desk.read(read::Span::After(offset), u32::MAX).messages.is_empty());
+        desk.read(read::Span::Before(offset), 0);
+        let attach = Attach { room: ROOM.into(), since: Some(offset), epoch: "i.1".into() };
+        desk.say(up::Item::Attach(attach));
+    }
+    let went = link::Went { room: ROOM.into(), user: "nobody".into(), left: true };
+    desk.say(up::Item::Went(went));
+    let batch = UpBatch {
+        version: link::VERSION,
+        gateway: Bytes::copy_from_slice(&GATEWAY.0),
+        link: u64::MAX,
+        number: u64::MAX,
+        generation: 1,
+        items: vec![Up { item: None }],
+        settled: u64::MAX,
+    };
+    desk.partition.on_batch(batch, desk.now);
+    desk.settle();
+}

@@ -216,7 +216,7 @@ impl Rooms {
             .as_ref()
             .and_then(|owed| owed.claim.as_ref())
             .is_some_and(|(since, epoch)| *since > head || epoch.as_deref().is_some_and(|epoch| epoch != room.epoch.as_str()));
-        let is_trimmed = page.first > catch_up.position + 1 && catch_up.position < head;
+        let is_trimmed = page.first.saturating_sub(1) > catch_up.position && catch_up.position < head;
         let reason = match (is_elsewhere, is_trimmed && !catch_up.is_lenient) {
             (true, _) => Some("epoch"),
             (false, true) => Some("trimmed"),
@@ -257,7 +257,7 @@ impl Rooms {
         let Some(member) = place.and_then(|place| room.members.get(place as usize)).copied() else { return true };
         for message in messages {
             // A page that starts above the position (the newest few of a trimmed room) is asked for anew.
-            if message.offset != catch_up.position + 1 {
+            if message.offset.checked_sub(1) != Some(catch_up.position) {
                 continue;
             }
             let Some(out) = outgoing(message) else { continue };

@@ -65,7 +65,7 @@ impl Rooms {
             if message.offset <= room.last {
                 return true;
             }
-            if message.offset != room.last + 1 {
+            if message.offset - 1 != room.last {
                 return false;
             }
             if message.offset == 1 {
