@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::steps::{self, cargo, command, root};
+use crate::steps::{self, command, root};
 use crate::{nats, test};
 
 /// How long a process may take to be up, and to end.
@@ -31,9 +31,7 @@ const USERS: [&str; 2] = ["ada", "grace"];
 
 pub(crate) fn run() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let packages = ["carillon", "carillon-auth", "carillon-fanout", "carillon-gateway"];
-    let mut build = cargo(&["build", "--locked", "--bins"]);
-    steps::run(build.args(packages.iter().flat_map(|package| ["--package", package])))?;
+    steps::run(&mut test::build_binaries())?;
     let plan = Plan::new(nats::find_or_fetch_server()?, test::carillon_binary()?.into())?;
     let mut cluster = Cluster { members: plan.members()?, data: plan.data.clone() };
     // All at once: none of them minds which of the others is there first.
@@ -52,6 +50,33 @@ pub(crate) fn run() -> Result<()> {
     cluster.end(|| signals.pending().next().is_some());
     Ok(())
 }
+
+/// Starts the cluster as a person would, sees it come up, and ends it as a person would.
+pub(crate) fn check() -> Result<()> {
+    let mut cluster = Command::new(std::env::current_exe()?).arg("cluster").stdout(Stdio::piped()).spawn()?;
+    let stdout = BufReader::new(cluster.stdout.take().context("its output is a pipe")?);
+    for line in stdout.lines() {
+        let line = line?;
+        println!("{line}");
+        if line.contains(LAST_WORDS) {
+            // What follows is read by nobody: it is little, and fits the pipe.
+            run_kill("-INT", cluster.id())?;
+            break;
+        }
+    }
+    let status = cluster.wait()?;
+    if !status.success() {
+        bail!("the cluster ended with {status}");
+    }
+    Ok(())
+}
+
+fn run_kill(signal: &str, pid: u32) -> Result<()> {
+    steps::run(&mut command("kill", &[signal, &pid.to_string()]))
+}
+
+/// How the guide ends.
+const LAST_WORDS: &str = "Ctrl-C ends all.";
 
 /// Where everything is.
 struct Plan {
@@ -148,7 +173,7 @@ impl Plan {
         text += "\nType in both:  {\"type\":\"join\",\"room\":\"chat:1\",\"echo\":true}\n\
                  and in either: {\"type\":\"broadcast\",\"room\":\"chat:1\",\"payload\":\"hello\",\"ref\":1}\n";
         text += &format!("Further tokens: CARILLON_JWT__SECRET={} carillon token --sub NAME\n", self.secret);
-        text += "Kill any of them by its pid: it is started again. Ctrl-C ends all.";
+        text += &format!("Kill any of them by its pid: it is started again. {LAST_WORDS}");
         Ok(text)
     }
 }

@@ -1,10 +1,18 @@
 //! `cargo xtask test`: sets up what is missing, then runs the Rust tests and the tests that drive a really
 //! started server from Node and from a browser.
 
+use std::process::Command;
+
 use anyhow::{Context, Result};
 
 use crate::steps::{self, Steps, cargo, command, root};
-use crate::{nats, tools};
+use crate::{cluster, nats, tools};
+
+/// Modules of the system tests that name their own shape, or need no server: the first run of the suite has them.
+const SHAPELESS: [&str; 4] = ["start::", "cluster::", "faults::", "fuzz::"];
+
+/// A crash of the cluster ends and starts four processes.
+const CLUSTER_CRASHES: &str = "10";
 
 pub(crate) fn run(steps: &mut Steps) -> Result<()> {
     let (mut nats_server, mut chromium) = (None, None);
@@ -18,10 +26,24 @@ pub(crate) fn run(steps: &mut Steps) -> Result<()> {
     let nats_server = nats_server.expect("the step above sets it or fails");
     let chromium = chromium.expect("the step above sets it or fails");
 
-    steps.run("build", || steps::run(&mut cargo(&["build", "--package", "carillon", "--locked"])))?;
+    steps.run("build", || steps::run(&mut build_binaries()))?;
     steps.run("rust tests", || {
         steps::run(cargo(&["test", "--workspace", "--locked"]).env("CARILLON_NATS_SERVER", &nats_server))
     })?;
+    steps.run("cluster tests", || {
+        let args = ["test", "--package", "carillon", "--test", "it", "--locked", "--"];
+        let mut tests = cargo(&args);
+        tests.args(SHAPELESS.iter().flat_map(|module| ["--skip", *module]));
+        tests.env("CARILLON_TEST_SHAPE", "cluster").env("CARILLON_TEST_CRASHES", CLUSTER_CRASHES);
+        steps::run(tests.env("CARILLON_NATS_SERVER", &nats_server))
+    })?;
+    // The same suite again, against NATS, auth, fanout and a gateway as processes.
+    steps.run("system tests over NATS", || {
+        let mut tests = cargo(&["test", "--locked", "--package", "carillon", "--test", "it"]);
+        tests.env("CARILLON_NATS_SERVER", &nats_server).env("CARILLON_TEST_SHAPE", "cluster");
+        steps::run(tests.args(["--", "--skip", "start::", "--skip", "fuzz::"]))
+    })?;
+    steps.run("cluster", cluster::check)?;
     steps.run("web tests", || {
         // One file at a time: each starts servers and browsers, and small machines would run into time-outs.
         let mut tests = command("node", &["--test", "--test-concurrency=1", "--test-reporter=spec"]);
@@ -30,6 +52,14 @@ pub(crate) fn run(steps: &mut Steps) -> Result<()> {
         tests.env("CHROMIUM", &chromium).current_dir(root().join(tools::WEB_TESTS));
         steps::run(&mut tests)
     })
+}
+
+/// Of all processes: the system tests run them as services, too.
+pub(crate) fn build_binaries() -> Command {
+    let packages = ["carillon", "carillon-auth", "carillon-fanout", "carillon-gateway"];
+    let mut build = cargo(&["build", "--locked", "--bins"]);
+    build.args(packages.iter().flat_map(|package| ["--package", package]));
+    build
 }
 
 /// Named one by one, since Node 20 knows no patterns and would also search `node_modules` of other folders.
