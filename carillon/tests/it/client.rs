@@ -76,19 +76,33 @@ impl Dial {
 
     /// Completes the handshake, or is told the HTTP status that refused it.
     pub(crate) async fn open(self) -> Result<(Client, Response), u16> {
+        match self.try_open().await {
+            Ok(opened) => Ok(opened),
+            Err(tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("handshake: {error}"),
+        }
+    }
+
+    /// A client that was let in; `None` if nobody listens, or it is told to come back.
+    pub(crate) async fn attempt(self) -> Option<Client> {
+        let (mut client, _) = self.try_open().await.ok()?;
+        match client.event().await {
+            Event::Frame(frame) if frame.kind() == "connected" => Some(client),
+            _ => None,
+        }
+    }
+
+    async fn try_open(self) -> Result<(Client, Response), tungstenite::Error> {
         let socket = TcpSocket::new_v4().unwrap();
         if let Some(bytes) = self.receive_buffer {
             socket.set_recv_buffer_size(bytes).unwrap();
         }
-        let stream = socket.connect(self.address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
+        let stream = socket.connect(self.address).await?;
+        stream.set_nodelay(true)?;
         let mut request = format!("ws://{}/ws?{}", self.address, self.query.join("&")).into_client_request().unwrap();
         request.headers_mut().extend(self.headers);
-        match timeout(PATIENCE, client_async(request, stream)).await.expect("a handshake in time") {
-            Ok((socket, response)) => Ok((Client { socket, transcript: Vec::new(), refs: 0 }, response)),
-            Err(tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
-            Err(error) => panic!("handshake: {error}"),
-        }
+        let (socket, response) = timeout(PATIENCE, client_async(request, stream)).await.expect("a handshake in time")?;
+        Ok((Client { socket, transcript: Vec::new(), refs: 0 }, response))
     }
 
     /// A client that the server let in.
@@ -132,6 +146,12 @@ impl Client {
         let text: String = text.into();
         self.note("→", &text);
         self.send_message(Message::Text(text.into())).await;
+    }
+
+    /// Sends text, unless the connection is broken.
+    pub(crate) async fn try_send(&mut self, text: String) -> bool {
+        self.note("→", &text);
+        timeout(PATIENCE, self.socket.send(Message::Text(text.into()))).await.expect("the server reads in time").is_ok()
     }
 
     pub(crate) async fn send_message(&mut self, message: Message) {
@@ -319,7 +339,7 @@ impl Client {
         self.until_closed().await;
     }
 
-    fn next_ref(&mut self) -> u64 {
+    pub(crate) fn next_ref(&mut self) -> u64 {
         self.refs += 1;
         self.refs
     }

@@ -129,7 +129,8 @@ async fn client_ids_are_checked() {
 
 #[tokio::test]
 async fn connected_says_who_and_what() {
-    let server = Server::bare(crate::server::Shape::Serve, &[("jwt.secret", crate::server::SECRET), ("origins", ORIGIN)]).await;
+    let server =
+        Server::bare(crate::server::Shape::of_this_run(), &[("jwt.secret", crate::server::SECRET), ("origins", ORIGIN)]).await;
     let before = unix_ms() / 1000 * 1000;
     let token = server.token_of("ada", 600, None);
     let (_, connected) = server.dial().token(&token).client("phone").greeted().await;

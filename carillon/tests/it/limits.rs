@@ -106,7 +106,7 @@ const SLOW: &[(&str, &str)] =
 
 #[tokio::test]
 async fn frames_over_the_rate_are_not_acted_on() {
-    let server = Server::bare(Shape::Serve, SLOW).await;
+    let server = Server::bare(Shape::of_this_run(), SLOW).await;
     let mut ada = server.connect("ada").await;
     let say = |number: u32| format!(r#"{{"type":"broadcast","room":"lobby","payload":{number},"ref":{number}}}"#);
     ada.send_all((1..=8).map(say)).await;
@@ -135,7 +135,7 @@ async fn frames_over_the_rate_are_not_acted_on() {
 
 #[tokio::test]
 async fn default_rate_allows_its_burst() {
-    let server = Server::bare(Shape::Serve, &[("jwt.secret", SECRET), ("origins", ORIGIN)]).await;
+    let server = Server::bare(Shape::of_this_run(), &[("jwt.secret", SECRET), ("origins", ORIGIN)]).await;
     let mut ada = server.connect("ada").await;
     ada.send_all((0..300).map(|number| format!(r#"{{"type":"ping","ref":{number}}}"#))).await;
     let mut pongs = 0;
@@ -151,7 +151,7 @@ async fn default_rate_allows_its_burst() {
 
 #[tokio::test]
 async fn steady_excess_closes() {
-    let server = Server::bare(Shape::Serve, SLOW).await;
+    let server = Server::bare(Shape::of_this_run(), SLOW).await;
     let mut ada = server.connect("ada").await;
     let started = std::time::Instant::now();
     let mut pace = tokio::time::interval(Duration::from_millis(50));
@@ -171,7 +171,7 @@ async fn steady_excess_closes() {
 
 #[tokio::test]
 async fn bad_frames_count_as_frames() {
-    let server = Server::bare(Shape::Serve, SLOW).await;
+    let server = Server::bare(Shape::of_this_run(), SLOW).await;
     let mut ada = server.connect("ada").await;
     ada.send_all((0..30).map(|_| "nonsense".to_owned())).await;
     let mut codes = Vec::new();

@@ -2,6 +2,7 @@
 //! suite for every shape that the product is run in, see [`server::Shape`]; a file per subject.
 
 mod client;
+mod load;
 mod server;
 
 mod start;
@@ -11,6 +12,7 @@ mod tokens;
 
 mod membership;
 mod personal_room;
+mod presence;
 
 mod broadcast;
 mod exclusion;
@@ -20,13 +22,17 @@ mod payloads;
 
 mod history;
 mod resume;
+mod retention;
 
 mod bad_frames;
 mod heartbeat;
 mod limits;
 mod slow_reader;
 
+mod cluster;
 mod crash;
 mod drain;
 
+mod endurance;
+mod faults;
 mod fuzz;

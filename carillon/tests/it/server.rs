@@ -1,12 +1,13 @@
 //! Carillon as its operators run it: real processes, ended by signals, started again on the same ports and data. What the
 //! processes are is the [`Shape`]'s business; a test only says which settings it needs.
 
+mod part;
+
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader},
     net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    path::Path,
+    process::{Command, Stdio},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,11 +20,12 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::{mpsc, watch},
     time::{sleep, timeout},
 };
 
 use crate::client::{Client, Dial};
+pub(crate) use part::Part;
+use part::{ANY, kill};
 
 /// Nothing here takes so long; a busy machine may come near it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,43 +35,55 @@ pub(crate) const SECRET: &str = "a secret of the system tests, of 32 bytes and m
 /// The page that browsers may connect from.
 pub(crate) const ORIGIN: &str = "https://app.example.com";
 
-/// Which processes are the product. The suite is one; every test runs against whichever shape this run is for.
+/// Which processes are the product. The suite is one; every test runs against whichever shape this run is for, but for those
+/// that name one because they are about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
     /// `carillon serve`: everything embedded.
     Serve,
     /// `carillon dev`: the same, with a key and a page of its own.
     Dev,
+    /// NATS, auth, fanout and a gateway, each a process, all of them a test's own.
+    Cluster,
 }
 
 impl Shape {
     /// The shape that this run of the suite is for: `CARILLON_TEST_SHAPE`, `serve` without it.
-    fn of_this_run() -> Self {
+    pub(crate) fn of_this_run() -> Self {
         match std::env::var("CARILLON_TEST_SHAPE").as_deref() {
             Err(_) | Ok("serve") => Self::Serve,
             Ok("dev") => Self::Dev,
-            Ok(other) => panic!("CARILLON_TEST_SHAPE is serve or dev, not {other}"),
-        }
-    }
-
-    fn command(self) -> &'static str {
-        match self {
-            Self::Serve => "serve",
-            Self::Dev => "dev",
+            Ok("cluster") => Self::Cluster,
+            Ok(other) => panic!("CARILLON_TEST_SHAPE is serve, dev or cluster, not {other}"),
         }
     }
 }
 
 /// A running product.
 pub(crate) struct Server {
-    shape: Shape,
-    /// By environment variable.
-    settings: BTreeMap<String, String>,
-    folder: TempDir,
-    authority: Authority,
-    process: Process,
+    /// What clients talk to: the one process, or a gateway.
+    front: Part,
+    /// Where the front is a gateway, what it relies on.
+    behind: Option<Behind>,
     pub(crate) listen: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// By environment variable.
+    settings: BTreeMap<String, String>,
+    authority: Authority,
+    folder: TempDir,
+}
+
+/// The processes behind the gateways.
+pub(crate) struct Behind {
+    pub(crate) nats: Part,
+    pub(crate) auth: Part,
+    pub(crate) fanout: Part,
+}
+
+impl Behind {
+    fn all(&mut self) -> [&mut Part; 3] {
+        [&mut self.nats, &mut self.auth, &mut self.fanout]
+    }
 }
 
 impl Server {
@@ -80,19 +94,98 @@ impl Server {
 
     /// As [`Self::start`], and with these settings, each by its dotted name.
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
+        Self::fast(Shape::of_this_run(), settings).await
+    }
+
+    /// As [`Self::start`], as the one process, whatever this run is for: what is tested is that process's own.
+    pub(crate) async fn embedded() -> Self {
+        Self::fast(Shape::Serve, &[]).await
+    }
+
+    /// As [`Self::start`], as services, whatever this run is for.
+    pub(crate) async fn cluster() -> Self {
+        Self::fast(Shape::Cluster, &[]).await
+    }
+
+    async fn fast(shape: Shape, settings: &[(&str, &str)]) -> Self {
         let fast = [("limits.frames_per_second", "1000000"), ("limits.frames_burst", "1000000")];
         let needed = [("jwt.secret", SECRET), ("origins", ORIGIN), ("log.level", "info")];
         let all: Vec<_> = needed.iter().chain(&fast).chain(settings).copied().collect();
-        Self::bare(Shape::of_this_run(), &all).await
+        Self::bare(shape, &all).await
     }
 
     /// With nothing but these settings.
     pub(crate) async fn bare(shape: Shape, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let settings = settings.iter().map(|(name, value)| (variable(name), (*value).to_owned())).collect();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (process, listen, admin) = start(shape, folder.path(), &settings, any, any).await;
-        Self { shape, settings, folder, authority: authority(), process, listen, admin }
+        let mut settings: BTreeMap<_, _> = settings.iter().map(|(name, value)| (variable(name), (*value).to_owned())).collect();
+        let log = |name: &str| folder.path().join(format!("{name}.log"));
+        let (front, behind) = match shape {
+            Shape::Serve | Shape::Dev => {
+                settings.insert(variable("data_dir"), folder.path().to_str().unwrap().to_owned());
+                let command = if shape == Shape::Dev { "dev" } else { "serve" };
+                (Part::start("carillon", &[command], settings.clone(), log("carillon"), ANY).await, None)
+            }
+            Shape::Cluster => {
+                let nats = Part::start_nats(folder.path(), ANY).await;
+                settings.insert(variable("nats.url"), format!("nats://{}", nats.listen));
+                let auth = Part::start("carillon-auth", &[], settings.clone(), log("auth"), ANY).await;
+                settings.insert(variable("auth.url"), format!("http://{}", auth.listen));
+                let fanout = Part::start("carillon-fanout", &[], settings.clone(), log("fanout"), ANY).await;
+                let gateway = Part::start("carillon-gateway", &[], settings.clone(), log("gateway"), ANY).await;
+                (gateway, Some(Behind { nats, auth, fanout }))
+            }
+        };
+        let (listen, admin) = (front.listen, front.admin);
+        Self { front, behind, listen, admin, settings, authority: authority(), folder }
+    }
+
+    /// The services in this order, each told where all of them are going to be.
+    pub(crate) async fn cluster_in_order(order: [Service; 4]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let [nats_at, auth_at, listen] = free_addresses();
+        let mut settings = BTreeMap::new();
+        for (name, value) in [
+            ("jwt.secret", SECRET),
+            ("origins", ORIGIN),
+            ("nats.url", &format!("nats://{nats_at}")),
+            ("auth.url", &format!("http://{auth_at}")),
+        ] {
+            settings.insert(variable(name), value.to_owned());
+        }
+        let (mut nats, mut auth, mut fanout, mut gateway) = (None, None, None, None);
+        for service in order {
+            let start = async |name: &str, at| {
+                Some(Part::start(name, &[], settings.clone(), folder.path().join(format!("{name}.log")), at).await)
+            };
+            match service {
+                Service::Nats => nats = Some(Part::start_nats(folder.path(), nats_at).await),
+                Service::Auth => auth = start("carillon-auth", auth_at).await,
+                Service::Fanout => fanout = start("carillon-fanout", ANY).await,
+                Service::Gateway => gateway = start("carillon-gateway", listen).await,
+            }
+        }
+        let each = "an order names each service once";
+        let behind = Behind { nats: nats.expect(each), auth: auth.expect(each), fanout: fanout.expect(each) };
+        let front = gateway.expect(each);
+        let admin = front.admin;
+        Self { front, behind: Some(behind), listen, admin, settings, authority: authority(), folder }
+    }
+
+    /// One more gateway of the same cluster, as a process of its own.
+    pub(crate) async fn another_gateway(&self, name: &str) -> Part {
+        let log = self.folder.path().join(format!("{name}.log"));
+        Part::start("carillon-gateway", &[], self.settings.clone(), log, ANY).await
+    }
+
+    /// A process of the cluster.
+    pub(crate) fn service(&mut self, service: Service) -> &mut Part {
+        let behind = self.behind.as_mut().expect("a cluster");
+        match service {
+            Service::Nats => &mut behind.nats,
+            Service::Auth => &mut behind.auth,
+            Service::Fanout => &mut behind.fanout,
+            Service::Gateway => &mut self.front,
+        }
     }
 
     /// Dead without a word: the processes get SIGKILL.
@@ -101,10 +194,13 @@ impl Server {
         self.ended().await;
     }
 
-    /// Again, on the same ports and the same data.
+    /// Again, on the same ports and the same data: whatever has ended.
     pub(crate) async fn start_again(&mut self) {
-        (self.process, self.listen, self.admin) =
-            start(self.shape, self.folder.path(), &self.settings, self.listen, self.admin).await;
+        for part in self.behind.iter_mut().flat_map(Behind::all) {
+            part.start_again().await;
+        }
+        self.front.start_again().await;
+        (self.listen, self.admin) = (self.front.listen, self.front.admin);
     }
 
     pub(crate) async fn kill_and_restart(&mut self) {
@@ -112,22 +208,26 @@ impl Server {
         self.start_again().await;
     }
 
+    /// For the process that clients talk to; death is for all of them, this one first.
     pub(crate) fn signal(&self, name: &str) {
-        self.process.signal(name);
+        self.front.signal(name);
+        if let Some(Behind { nats, auth, fanout }) = self.behind.as_ref().filter(|_| name == "KILL") {
+            [fanout, auth, nats].into_iter().for_each(|part| part.signal(name));
+        }
     }
 
-    /// Waits for the end; the exit code, unless a signal ended it.
+    /// Waits for the end of the process that clients talk to; the exit code, unless a signal ended it.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
-        self.process.ended().await.code()
+        self.front.ended().await.code()
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Everything that it said on stdout so far.
+    /// The next line that it says on stdout.
     pub(crate) async fn stdout_line(&mut self) -> String {
-        timeout(PATIENCE, self.process.stdout.recv()).await.expect("a line on stdout in time").expect("a line on stdout")
+        self.front.line().await
     }
 
     /// A token of `user` with the default grants, for an hour.
@@ -169,34 +269,59 @@ impl Server {
 
     /// A metric of the admin port, as it is now.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
-        let metrics = get(self.admin, "/metrics").await;
-        let line = metrics.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.map_or(0, |value| value.parse().unwrap())
+        value_of(name, &get(self.admin, "/metrics").await.body)
     }
 
     /// Waits until a metric has this value.
     pub(crate) async fn until_metric(&self, name: &str, value: u64) {
-        let mut seen = 0;
-        let reached = timeout(PATIENCE, async {
-            loop {
-                seen = self.metric(name).await;
-                if seen == value {
-                    return;
-                }
-                sleep(Duration::from_millis(20)).await;
-            }
-        });
-        assert!(reached.await.is_ok(), "{name} is {seen}, not {value}");
+        until_metric(self.admin, name, value).await;
     }
+}
+
+/// Waits until a metric of this admin port has this value.
+pub(crate) async fn until_metric(admin: SocketAddr, name: &str, value: u64) {
+    let mut seen = 0;
+    let reached = timeout(PATIENCE, async {
+        loop {
+            seen = value_of(name, &get(admin, "/metrics").await.body);
+            if seen == value {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(reached.await.is_ok(), "{name} is {seen}, not {value}");
+}
+
+/// A metric in its text; 0 if nothing was counted under this name.
+pub(crate) fn value_of(name: &str, metrics: &str) -> u64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0, |value| value.parse().unwrap())
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
-            eprintln!("--- the server's log\n{log}---");
+            for part in self.behind.iter_mut().flat_map(Behind::all).chain([&mut self.front]) {
+                eprintln!("--- what {} logged\n{}---", part.name(), part.said());
+            }
         }
     }
+}
+
+/// The processes of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    Nats,
+    Auth,
+    Fanout,
+    Gateway,
+}
+
+/// Held at the same time, so that they differ; free again on return.
+fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+    let held = [(); N].map(|()| std::net::TcpListener::bind(ANY).unwrap());
+    held.map(|listener| listener.local_addr().unwrap())
 }
 
 /// A command that is expected to end by itself: its exit code, stdout and stderr.
@@ -245,38 +370,6 @@ pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
-/// stderr of all starts, in the data folder's parent.
-const LOG: &str = "stderr.log";
-
-async fn start(
-    shape: Shape,
-    folder: &Path,
-    settings: &BTreeMap<String, String>,
-    listen: SocketAddr,
-    admin: SocketAddr,
-) -> (Process, SocketAddr, SocketAddr) {
-    let places = [
-        (variable("data_dir"), folder.to_str().unwrap().to_owned()),
-        (variable("listen"), listen.to_string()),
-        (variable("admin_listen"), admin.to_string()),
-    ];
-    let mut given = settings.clone();
-    given.extend(places);
-    let mut command = carillon(&[shape.command()], given);
-    let mut process = Process::spawn(&mut command, folder.join(LOG));
-    let ready = timeout(PATIENCE, process.stdout.recv()).await.ok().flatten();
-    let log = || std::fs::read_to_string(folder.join(LOG)).unwrap_or_default();
-    let ready = ready.unwrap_or_else(|| panic!("it did not start: {}", log()));
-    let (listen, admin) = ready_line(&ready).unwrap_or_else(|| panic!("not a ready line: {ready:?}"));
-    (process, listen, admin)
-}
-
-/// `ready listen=<addr> admin=<addr>`, to the letter.
-fn ready_line(line: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let (listen, admin) = line.strip_prefix("ready listen=")?.split_once(" admin=")?;
-    Some((listen.parse().ok()?, admin.parse().ok()?))
-}
-
 /// The binary, with these settings and none of whoever runs the tests.
 fn carillon(arguments: &[&str], settings: impl IntoIterator<Item = (String, String)>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
@@ -288,56 +381,10 @@ fn variable(setting: &str) -> String {
     format!("CARILLON_{}", setting.replace('.', "__").to_uppercase())
 }
 
-fn authority() -> Authority {
+pub(crate) fn authority() -> Authority {
     let mut settings = Settings::defaults(Program::AllInOne);
     settings.jwt.secret = Secret::parse(SECRET);
     // Tokens over the limit of the server must be made by someone.
     settings.limits.token_bytes = 1 << 20;
     Authority::from_settings(&settings).unwrap()
-}
-
-/// One process. It is killed when it is dropped.
-struct Process {
-    pid: u32,
-    end: watch::Receiver<Option<ExitStatus>>,
-    stdout: mpsc::UnboundedReceiver<String>,
-}
-
-impl Process {
-    fn spawn(command: &mut Command, log: PathBuf) -> Self {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        let pid = child.id();
-        let (said, stdout) = mpsc::unbounded_channel();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (ended, end) = watch::channel(None);
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let _ = said.send(line);
-            }
-            let _ = ended.send(Some(child.wait().unwrap()));
-        });
-        Self { pid, end, stdout }
-    }
-
-    fn signal(&self, name: &str) {
-        if self.end.borrow().is_none() {
-            kill(self.pid, name);
-        }
-    }
-
-    async fn ended(&mut self) -> ExitStatus {
-        let status = timeout(PATIENCE, self.end.wait_for(Option::is_some)).await.expect("the process ends in time");
-        status.unwrap().unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.signal("KILL");
-    }
-}
-
-fn kill(pid: u32, signal: &str) {
-    let _ = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).stderr(Stdio::null()).status();
 }

@@ -67,7 +67,7 @@ async fn help_is_no_error() {
 
 #[tokio::test]
 async fn data_folder_has_one_owner() {
-    let server = Server::start().await;
+    let server = Server::embedded().await;
     let folder = server.data_dir().to_str().unwrap().to_owned();
     let own = [("data_dir", folder.as_str()), ("jwt.secret", SECRET), ("origins", ORIGIN)];
     let all: Vec<_> = NOWHERE.iter().chain(&own).copied().collect();
@@ -80,7 +80,7 @@ async fn data_folder_has_one_owner() {
 
 #[tokio::test]
 async fn taken_port_is_named() {
-    let server = Server::start().await;
+    let server = Server::embedded().await;
     let folder = tempfile::tempdir().unwrap();
     let listen = server.listen.to_string();
     let (code, _, stderr) = run(

@@ -1,0 +1,54 @@
+//! What is kept of a room, and what a client is told when it comes too late.
+
+use crate::server::Server;
+
+#[tokio::test]
+async fn newest_messages_are_kept() {
+    let server = Server::with(&[("retention", r#"[{"rooms":"short:*","messages":20}]"#)]).await;
+    let mut ada = server.connect_as("ada", "writer").await;
+    for room in ["short:1", "long"] {
+        ada.count(room, 1..=50).await;
+    }
+    let mut bob = server.connect("bob").await;
+    let epoch = bob.history("short:1", "").await.text("epoch");
+
+    let joined = bob.join_with("short:1", &format!(r#""since":3,"epoch":"{epoch}""#)).await;
+    assert_eq!((joined.flag("recovered"), joined.text("reason").as_str()), (false, "trimmed"));
+    bob.heard_nothing_else().await;
+    let joined = bob.join_with("short:1", &format!(r#""since":3,"epoch":"{epoch}","last":5"#)).await;
+    assert!(!joined.flag("recovered"));
+    bob.hears(46..=50).await;
+    let joined = bob.join_with("short:1", r#""since":0"#).await;
+    assert_eq!(joined.text("reason"), "trimmed");
+    let joined = bob.join_with("short:1", r#""since":30"#).await;
+    assert!(joined.flag("recovered"));
+    bob.hears(31..=50).await;
+    let history = bob.history("short:1", r#""after":0,"limit":1000"#).await;
+    assert_eq!(history.offsets(), (31..=50).collect::<Vec<_>>());
+
+    bob.join_with("long", r#""since":0"#).await;
+    bob.hears(1..=50).await;
+}
+
+#[tokio::test]
+async fn emptied_room_has_another_epoch() {
+    let server = Server::with(&[("retention", r#"[{"rooms":"*","age":"1s"}]"#)]).await;
+    let mut ada = server.connect_as("ada", "writer").await;
+    ada.count("r", 1..=3).await;
+    let mut bob = server.connect("bob").await;
+    let epoch = bob.join("r").await.text("epoch");
+
+    // Age has taken everything once a look at the room finds nothing.
+    while !bob.history("r", "").await.offsets().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let ack = ada.say("r", 4).await;
+    assert_eq!(ack.number("offset"), 1);
+    let message = bob.expect("message").await;
+    assert_eq!(message.number("offset"), 1);
+    assert_ne!(message.text("epoch"), epoch);
+
+    let mut late = server.connect("carol").await;
+    let joined = late.join_with("r", &format!(r#""since":3,"epoch":"{epoch}""#)).await;
+    assert_eq!((joined.flag("recovered"), joined.text("reason").as_str()), (false, "epoch"));
+}
