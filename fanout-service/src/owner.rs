@@ -2,7 +2,7 @@
 //! lost count of it.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -38,6 +38,8 @@ pub struct Counters {
     pub refused_batches: AtomicU64,
     /// Times that a partition was taken, the first one included.
     pub takeovers: AtomicU64,
+    /// Rooms in memory now.
+    pub rooms: AtomicI64,
 }
 
 /// How often a partition looks at the clock; heartbeats go out every second.
@@ -100,6 +102,13 @@ struct Driver<'f> {
     reads: Asked<'f, u64, Part>,
     trims: Asked<'f, RoomName, ()>,
     empties: Asked<'f, RoomName, ()>,
+    counted_rooms: i64,
+}
+
+impl Drop for Driver<'_> {
+    fn drop(&mut self) {
+        self.count_rooms(0);
+    }
 }
 
 impl<'f> Driver<'f> {
@@ -115,6 +124,7 @@ impl<'f> Driver<'f> {
             reads: FuturesUnordered::new(),
             trims: FuturesUnordered::new(),
             empties: FuturesUnordered::new(),
+            counted_rooms: 0,
         }
     }
 
@@ -146,13 +156,22 @@ impl<'f> Driver<'f> {
                     // Whoever waits for the room waits no longer than for a lost owner.
                     Err(error) => return AppendError::Unknown(format!("a room could not be emptied: {error}")),
                 },
-                _ = tick.tick() => self.rules.on_tick(self.clock.now()),
+                _ = tick.tick() => {
+                    self.rules.on_tick(self.clock.now());
+                    self.count_rooms(self.rules.rooms());
+                }
             }
             if let Err(lost) = self.take_what_is_ready() {
                 return lost;
             }
             self.carry_out();
         }
+    }
+
+    fn count_rooms(&mut self, now: usize) {
+        let now = now as i64;
+        self.fanout.counters.rooms.fetch_add(now - self.counted_rooms, Ordering::Relaxed);
+        self.counted_rooms = now;
     }
 
     fn take_what_is_ready(&mut self) -> Result<(), AppendError> {
@@ -275,6 +294,8 @@ impl Counters {
         let text = |(name, help, value): (&str, &str, &AtomicU64)| {
             format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {}\n", value.load(Ordering::Relaxed))
         };
-        counters.into_iter().map(text).collect()
+        let rooms = ("carillon_partition_rooms", self.rooms.load(Ordering::Relaxed));
+        let gauge = format!("# HELP {0} Rooms in memory of their owners.\n# TYPE {0} gauge\n{0} {1}\n", rooms.0, rooms.1);
+        counters.into_iter().map(text).chain([gauge]).collect()
     }
 }

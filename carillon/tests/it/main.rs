@@ -32,6 +32,7 @@ mod slow_reader;
 mod cluster;
 mod crash;
 mod drain;
+mod strangers;
 
 mod endurance;
 mod faults;

@@ -1,0 +1,65 @@
+//! Who is on NATS without being one of us: garbage, foreign versions and oversize envelopes on the internal subjects change
+//! nothing.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpStream},
+};
+
+use carillon_proto::{
+    ids::{PARTITIONS, RoomName},
+    link::{Attach, Publish, Up, UpBatch, up},
+};
+use prost::Message as _;
+
+use crate::server::{Server, Service, get, until_metric, value_of};
+
+/// Publishes as a plain NATS client does, and waits until the server has taken it all (a pong follows everything before it).
+fn publish(nats: SocketAddr, messages: &[(String, Vec<u8>)]) {
+    let mut stream = TcpStream::connect(nats).unwrap();
+    stream.write_all(b"CONNECT {\"verbose\":false}\r\n").unwrap();
+    for (subject, payload) in messages {
+        write!(stream, "PUB {subject} {}\r\n", payload.len()).unwrap();
+        stream.write_all(payload).unwrap();
+        stream.write_all(b"\r\n").unwrap();
+    }
+    stream.write_all(b"PING\r\n").unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    assert!(lines.any(|line| line.unwrap() == "PONG"));
+}
+
+#[tokio::test]
+async fn strangers_on_nats_change_nothing() {
+    let mut server = Server::cluster().await;
+    let (nats, fanout) = (server.service(Service::Nats).listen, server.service(Service::Fanout).admin);
+    let mut ada = server.connect("ada").await;
+    ada.join("lobby").await;
+    ada.say("lobby", 1).await;
+    // The lobby, and her own.
+    until_metric(fanout, "carillon_partition_rooms", 2).await;
+
+    let partition = RoomName::parse("lobby").unwrap().partition();
+    let item = |item| Up { item: Some(item) };
+    let batch = |version, gateway: &[u8], items| {
+        let gateway = gateway.to_vec().into();
+        UpBatch { version, gateway, link: 1, number: 1, generation: 0, items, settled: 0 }.encode_to_vec()
+    };
+    let attach = |room: &str| item(up::Item::Attach(Attach { room: room.to_owned(), ..Attach::default() }));
+    let said = Publish { publish: 1, room: "lobby".into(), user: "u".repeat(4000), payload: "2".into(), ..Publish::default() };
+    let mut messages = Vec::new();
+    for partition in 0..PARTITIONS {
+        let subject = format!("pub.{partition}");
+        messages.push((subject.clone(), b"\xff\xff\xff garbage".to_vec()));
+        messages.push((subject.clone(), vec![0x0a; 900_000]));
+        messages.push((subject.clone(), batch(99, &[1; 16], vec![attach("lobby")])));
+        messages.push((subject.clone(), batch(1, b"short", vec![attach("lobby")])));
+        messages.push((subject, batch(1, &[2; 16], vec![attach("\u{1}"), attach(&"x".repeat(100_000)), Up { item: None }])));
+    }
+    messages.push((format!("pub.{partition}"), batch(1, &[3; 16], vec![item(up::Item::Publish(said))])));
+    publish(nats, &messages);
+    until_metric(fanout, "carillon_batches_refused_total", 2 * u64::from(PARTITIONS)).await;
+
+    assert_eq!(ada.say("lobby", 2).await.number("offset"), 2, "nothing of it was stored");
+    ada.heard_nothing_else().await;
+    assert_eq!(value_of("carillon_partition_rooms", &get(fanout, "/metrics").await.body), 2, "nothing of it stays");
+}
