@@ -26,7 +26,9 @@ pub type Sequence = u64;
 ///             head, read, recent: any time, they see what was acked
 /// ```
 pub trait Log: Send + Sync + 'static {
-    /// Makes the partition ready and tells where it stands. Called again, it tells the state of that moment.
+    /// Makes the partition ready for this process's appends and tells where it stands: [`Opened::last`] is what the first
+    /// append comes after. To be called before the first append, and again after a failed one. It may take a sequence of
+    /// its own, and shuts out every process that opened the partition before (on JetStream; embedded, there is only one).
     fn open(&self, partition: PartitionId) -> BoxFuture<'_, Result<Opened, LogError>>;
 
     /// Queues one append at once, in the order of the calls, and resolves when the record is durable: synced to this

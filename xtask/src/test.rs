@@ -9,7 +9,7 @@ use crate::steps::{self, Steps, cargo, command, root};
 use crate::{cluster, nats, tools};
 
 /// Modules of the system tests that name their own shape, or need no server: the first run of the suite has them.
-const SHAPELESS: [&str; 4] = ["start::", "cluster::", "faults::", "fuzz::"];
+const SHAPELESS: [&str; 5] = ["start::", "cluster::", "strangers::", "faults::", "fuzz::"];
 
 /// A crash of the cluster ends and starts four processes.
 const CLUSTER_CRASHES: &str = "10";
@@ -36,12 +36,6 @@ pub(crate) fn run(steps: &mut Steps) -> Result<()> {
         tests.args(SHAPELESS.iter().flat_map(|module| ["--skip", *module]));
         tests.env("CARILLON_TEST_SHAPE", "cluster").env("CARILLON_TEST_CRASHES", CLUSTER_CRASHES);
         steps::run(tests.env("CARILLON_NATS_SERVER", &nats_server))
-    })?;
-    // The same suite again, against NATS, auth, fanout and a gateway as processes.
-    steps.run("system tests over NATS", || {
-        let mut tests = cargo(&["test", "--locked", "--package", "carillon", "--test", "it"]);
-        tests.env("CARILLON_NATS_SERVER", &nats_server).env("CARILLON_TEST_SHAPE", "cluster");
-        steps::run(tests.args(["--", "--skip", "start::", "--skip", "fuzz::"]))
     })?;
     steps.run("cluster", cluster::check)?;
     steps.run("web tests", || {

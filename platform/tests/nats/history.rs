@@ -54,8 +54,10 @@ async fn both_logs_read_alike() {
         let part = log.read(P, room, span, limit).await.unwrap();
         (part.records.into_iter().map(|stored| stored.record).collect::<Vec<_>>(), part.first)
     };
-    for room in &rooms {
-        for (records, bytes) in [(1, 1_000_000), (50, 1_000_000), (1_000, 1_000_000), (1_000, 300)] {
+    for (n, room) in rooms.iter().enumerate() {
+        let limits = [(50, 1_000_000), (1, 1_000_000), (1_000, 1_000_000), (1_000, 300)];
+        // All limits on a few rooms, the trimmed ones among them; one limit on the others, for the sake of time.
+        for (records, bytes) in limits.into_iter().take(if n < 12 { 4 } else { 1 }) {
             let limit = ReadLimit { records, bytes };
             for offset in [0, 1, 2, 15, 16, 17, 40, 100, 1_000, u64::MAX] {
                 for span in [ReadSpan::After(offset), ReadSpan::Before(offset)] {

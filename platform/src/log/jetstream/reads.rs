@@ -11,7 +11,12 @@ use async_nats::jetstream::{
 use carillon_proto::ids::{Offset, RoomName};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
-use super::{Shared, message::Found, subject, trail::Trail};
+use super::{
+    Shared,
+    message::{Found, OFFSET_HEADER},
+    subject,
+    trail::Trail,
+};
 use crate::log::{LogError, Part, ReadLimit, ReadSpan, Sequence, Stored};
 
 /// Records that one read asks for at once: what one record points at, mostly.
@@ -130,8 +135,11 @@ impl<'s> Reads<'s> {
             let message = tokio::time::timeout(RECENT_TIMEOUT, messages.next()).await.map_err(unavailable)?;
             let message = message.ok_or_else(|| unavailable("the stream ended"))?.map_err(unavailable)?;
             let sequence = message.info().map_err(unavailable)?.stream_sequence;
-            if message.subject.as_str() != markers {
+            if message.headers.as_ref().is_some_and(|headers| headers.get(OFFSET_HEADER).is_some()) {
                 recent.push(Stored { sequence, record: message.payload.clone() });
+            } else if message.subject.as_str() != markers {
+                // Somebody published into the stream by hand. It must not keep the partition from ever being taken again.
+                tracing::error!(sequence, subject = %message.subject, "a message that is no record: who wrote it?");
             }
             if sequence >= state.last_sequence {
                 return Ok(recent);
