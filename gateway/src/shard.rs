@@ -56,6 +56,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
 /// What is read from a socket at once, beside the rest of a frame.
 const READ_BYTES: usize = 16 * 1024;
+/// How far ahead the end of a token is scheduled.
+const EXPIRY_LOOK_MS: u64 = 600_000;
 /// A client that is told to leave waits so long at most before it comes back, by chance.
 const DRAIN_JITTER_MS: u32 = 1000;
 
@@ -376,11 +378,15 @@ impl Shard {
         let Ok(user) = UserId::parse(&claims.sub) else { return self.hub.close(conn, Close::Unauthorized) };
         let grants = Arc::new(Grants::new(user, claims.grants));
         let expires_at = claims.exp.saturating_mul(1000);
+        let ended_ms = connection.session.expires_at_ms();
         if connection.session.on_refreshed(grants.clone(), expires_at).is_err() {
             return self.hub.close(conn, Close::Unauthorized);
         }
         self.hub.frame(conn, &ServerFrame::Refreshed { reference, expires_at });
-        self.schedule_expiry(conn, expires_at, now);
+        // One look is scheduled already, at the old end or before it.
+        if expires_at < ended_ms {
+            self.schedule_expiry(conn, expires_at, now);
+        }
         let lost: Vec<_> = self.rooms.rooms_of(conn).filter(|room| grants.join((*room).clone()).is_none()).cloned().collect();
         for room in lost {
             self.rooms.expel(conn, &room, now, &mut self.hub);
@@ -388,8 +394,9 @@ impl Shard {
     }
 
     fn schedule_expiry(&mut self, conn: Conn, expires_at_ms: u64, now: Now) {
-        let left = (expires_at_ms + self.config.leeway_ms).saturating_sub(now.unix_ms);
-        self.wheel.schedule(now.mono_ms + left, conn, Due::Expiry);
+        let left = expires_at_ms.saturating_add(self.config.leeway_ms).saturating_sub(now.unix_ms);
+        // The wall clock may be set meanwhile, and a token may outlive its connection by years: looked at again before long.
+        self.wheel.schedule(now.mono_ms + left.min(EXPIRY_LOOK_MS), conn, Due::Expiry);
     }
 
     fn on_batch(&mut self, partition: PartitionId, batch: &Bytes) {
@@ -425,10 +432,11 @@ impl Shard {
             Due::Welcome => self.hub.close(conn, Close::Unavailable),
             Due::Heartbeat => self.on_heartbeat(conn, now),
             Due::Expiry => {
-                let ends_ms = connection.session.expires_at_ms() + self.config.leeway_ms;
-                // A refresh has scheduled the later end.
-                if ends_ms <= now.unix_ms {
+                let expires_at_ms = connection.session.expires_at_ms();
+                if expires_at_ms.saturating_add(self.config.leeway_ms) <= now.unix_ms {
                     self.hub.close(conn, Close::TokenExpired);
+                } else {
+                    self.schedule_expiry(conn, expires_at_ms, now);
                 }
             }
             Due::Drain => {

@@ -88,7 +88,6 @@ fn local(port: u16) -> SocketAddr {
 
 // What can't be meant. The bounds keep a slip of the keyboard (bytes for KiB, seconds for milliseconds) from becoming a
 // process that refuses everything or has no limits at all; inside them, the operator knows better.
-const MANY_BYTES: usize = 1 << 26;
 const MANY: usize = 1_000_000;
 const HOUR_MS: u64 = 3_600_000;
 const YEAR_S: u64 = 31_536_000;
@@ -164,8 +163,9 @@ settings! {
 settings! {
     /// Limits: what one client, or all of them together, may take.
     Limits {
-        /// Largest message of a client on a WebSocket, largest HTTP body and Socket.IO payload, bytes.
-        frame_bytes: usize = 65_536, count(64..=MANY_BYTES), "gateway";
+        /// Largest message of a client on a WebSocket, largest HTTP body and Socket.IO payload, bytes; at most 983040, what
+        /// NATS carries by default with room for what travels beside it.
+        frame_bytes: usize = 65_536, count(64..=983_040), "gateway";
         /// Rooms that one connection may be in, the personal room not counted.
         rooms_per_connection: usize = 256, count(1..=MANY), "gateway";
         /// Connections of one user on all gateways together.

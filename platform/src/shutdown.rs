@@ -37,6 +37,7 @@ impl Shutdown {
     /// One that listens to signals and keeps the promises above about exit codes. Call it before anything is bound: until
     /// then, a signal ends the process as the system pleases.
     pub fn on_signals() -> io::Result<Self> {
+        end_on_panic();
         let mut signals = Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
         let shutdown = Self::new();
         let heard = shutdown.clone();
@@ -102,6 +103,17 @@ impl Shutdown {
         self.failed().await;
         tokio::time::sleep(FATAL_GRACE).await;
     }
+}
+
+/// A part that has panicked can't be relied on, and a process without it would look sound while it serves nobody. What was
+/// acked is in the log; the next start goes on from there.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!(%panic, "a panic: the process ends");
+        report(panic);
+        std::process::exit(1);
+    }));
 }
 
 struct Signals {

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpSocket, TcpStream},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_tungstenite::{
     WebSocketStream, client_async,
@@ -102,7 +102,7 @@ impl Dial {
         let mut request = format!("ws://{}/ws?{}", self.address, self.query.join("&")).into_client_request().unwrap();
         request.headers_mut().extend(self.headers);
         let (socket, response) = timeout(PATIENCE, client_async(request, stream)).await.expect("a handshake in time")?;
-        Ok((Client { socket, transcript: Vec::new(), refs: 0 }, response))
+        Ok((Client { socket, transcript: Vec::new(), refs: 0, patience: None }, response))
     }
 
     /// A client that the server let in.
@@ -129,6 +129,8 @@ pub(crate) struct Client {
     socket: WebSocketStream<TcpStream>,
     transcript: Vec<String>,
     refs: u64,
+    /// How long to wait for something other than pings; counted from the first wait.
+    patience: Option<Instant>,
 }
 
 /// What came in.
@@ -155,6 +157,7 @@ impl Client {
     }
 
     pub(crate) async fn send_message(&mut self, message: Message) {
+        self.patience = None;
         let sent = timeout(PATIENCE, self.socket.send(message)).await.expect("the server reads in time");
         sent.unwrap_or_else(|error| panic!("can't send: {error}"));
     }
@@ -171,13 +174,24 @@ impl Client {
             self.note("→", &text);
             self.socket.feed(Message::Text(text.into())).await.unwrap();
         }
+        self.patience = None;
         timeout(PATIENCE, self.socket.flush()).await.expect("the server reads in time").unwrap();
     }
 
     /// The next thing that comes.
     pub(crate) async fn event(&mut self) -> Event {
+        let event = self.next_event().await;
+        // Pings alone keep nobody waiting: they come for as long as the connection lives.
+        if !matches!(event, Event::Ping) {
+            self.patience = None;
+        }
+        event
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let patience = *self.patience.get_or_insert_with(|| Instant::now() + PATIENCE);
         loop {
-            let message = timeout(PATIENCE, self.socket.next()).await.expect("something in time");
+            let message = timeout_at(patience, self.socket.next()).await.expect("something in time");
             match message {
                 Some(Ok(Message::Text(text))) => {
                     self.note("←", &text);

@@ -9,12 +9,14 @@ use carillon_proto::{
 };
 use smallvec::SmallVec;
 
+use crate::link::PAGE_BYTES;
+
 /// A user whose last connection is gone is told as gone after this: long enough for a reconnect.
 pub(super) const GRACE_MS: u64 = 5_000;
 /// How long an owner holds its tongue about a room that gateways knew before it did: they notice a lost link within three
 /// seconds, and come back at once.
 pub(super) const QUIET_MS: u64 = 5_000;
-/// The most users that an answer names.
+/// The most users that an answer names; fewer, where their `info` would be larger than a page.
 const MAX_NAMED: usize = 200;
 
 /// The users of one room.
@@ -117,7 +119,12 @@ impl Presence {
 
     /// Who is here.
     pub(super) fn present(&self, who: u64, room: &str) -> Present {
-        let named = self.users.iter().take(MAX_NAMED).map(|(user, entry)| PresentUser {
+        let mut bytes = 0;
+        let fits = |(user, entry): &(&Box<str>, &User)| {
+            bytes += user.len() + entry.info.len() + 16;
+            bytes <= PAGE_BYTES
+        };
+        let named = self.users.iter().take(MAX_NAMED).take_while(fits).map(|(user, entry)| PresentUser {
             user: user.to_string(),
             info: entry.info.to_string(),
             connections: entry.connections.iter().map(|(_, count)| count).sum(),
@@ -160,6 +167,18 @@ mod tests {
         }
         assert_eq!(presence.on_gateway_gone(A, 0), ["bob".into()]);
         assert!(presence.is_over("bob", GRACE_MS) && !presence.is_over("ada", GRACE_MS));
+    }
+
+    #[test]
+    fn answers_are_bounded_in_bytes() {
+        let mut presence = Presence::default();
+        let info = format!("{{\"text\":\"{}\"}}", "x".repeat(6_000));
+        for number in 0..150 {
+            presence.on_came(A, &number.to_string(), &info);
+        }
+        let present = presence.present(1, "r");
+        assert_eq!(present.count, 150);
+        assert!((40..45).contains(&present.users.len()), "{}", present.users.len());
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(super) struct Owner {
     generation: u64,
     /// The highest ever heard: an owner below it is one that was replaced.
     highest_generation: u64,
+    /// Links in a row on which nothing was taken.
+    fruitless: u32,
     inward: Inward,
     outward: Outward,
     heard_ms: u64,
@@ -29,6 +31,10 @@ pub(super) struct Owner {
     pub(super) pending: VecDeque<Pending>,
     pub(super) pending_bytes: usize,
 }
+
+/// After so many links on which nobody answered, any owner will do: about ten seconds, longer than a replaced owner can go on
+/// speaking.
+const MAX_FRUITLESS: u32 = 3;
 
 /// A publish that waits for its answer.
 #[derive(Debug)]
@@ -69,6 +75,11 @@ impl Owner {
     fn open(&mut self, now_ms: u64) {
         self.is_open = true;
         self.link += 1;
+        // A number that no owner lives up to, from a clock that was wrong or from a stranger, must not lock out the real one.
+        self.fruitless += 1;
+        if self.fruitless > MAX_FRUITLESS {
+            self.highest_generation = 0;
+        }
         self.generation = 0;
         self.inward = Inward::default();
         self.outward = Outward::default();
@@ -88,6 +99,7 @@ impl Owner {
         match self.inward.on_batch(batch.number, !batch.items.is_empty()) {
             Arrival::Next => {
                 self.generation = batch.generation;
+                self.fruitless = 0;
                 Heard::Take
             }
             Arrival::Old => Heard::Ignore,

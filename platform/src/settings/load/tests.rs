@@ -182,7 +182,7 @@ fn unknown_settings_stop_the_start() {
 fn malformed_settings_stop_the_start() {
     assert_says(
         environment("CARILLON_LIMITS__FRAME_BYTES", "many"),
-        &["limits.frame_bytes", "CARILLON_LIMITS__FRAME_BYTES", "expected a whole number from 64 to 67108864", r#"found "many""#],
+        &["limits.frame_bytes", "CARILLON_LIMITS__FRAME_BYTES", "expected a whole number from 64 to 983040", r#"found "many""#],
     );
     assert_says(file("[limits]\nframe_bytes = \"1024\"\n"), &["limits.frame_bytes", "file.toml", "expected a whole number"]);
     assert_says(file("[limits]\nframe_bytes = -1\n"), &["limits.frame_bytes", "found -1"]);
