@@ -120,14 +120,14 @@ impl Presence {
     /// Who is here.
     pub(super) fn present(&self, who: u64, room: &str) -> Present {
         let mut bytes = 0;
-        let fits = |(user, entry): &(&Box<str>, &User)| {
-            bytes += user.len() + entry.info.len() + 16;
-            bytes <= PAGE_BYTES
-        };
-        let named = self.users.iter().take(MAX_NAMED).take_while(fits).map(|(user, entry)| PresentUser {
+        let all = self.users.iter().take(MAX_NAMED).map(|(user, entry)| PresentUser {
             user: user.to_string(),
             info: entry.info.to_string(),
             connections: entry.connections.iter().map(|(_, count)| count).sum(),
+        });
+        let named = all.take_while(|user| {
+            bytes += user.user.len() + user.info.len() + 16;
+            bytes <= PAGE_BYTES
         });
         Present { who, room: room.to_owned(), count: self.count(), users: named.collect() }
     }
