@@ -1,6 +1,10 @@
-//! Verifies and issues tokens in this process. It is told the time, and goes to no network.
+//! Verifies and issues tokens in this process. It is told the time, and goes to no network but for the key set of
+//! `jwt.jwks_url`, which it looks at again when a token names a key that is not in it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use carillon_platform::{
     auth::{IssueError, IssueRequest, Issued, TokenIssuer, TokenVerifier, VerifyError},
@@ -11,11 +15,14 @@ use carillon_proto::{
     ids::UserId,
 };
 use futures_util::future::BoxFuture;
-use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, errors::ErrorKind};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::keys::{KeyError, Keys};
+use crate::{
+    keys::{KeyError, Keys},
+    remote_keys::Looked,
+};
 
 /// Who may come in, by the settings `jwt.*` and `limits.token_bytes`.
 pub struct Authority {
@@ -29,6 +36,10 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// How long a start waits for the key set of `jwt.jwks_url`. Then it goes on without, and tells those whose tokens need
+    /// it to come back.
+    pub const KEYS_PATIENCE: Duration = Duration::from_secs(3);
+
     /// Reads the key files. The error names the setting that has to change.
     pub fn from_settings(settings: &Settings) -> Result<Self, KeyError> {
         let jwt = &settings.jwt;
@@ -48,9 +59,55 @@ impl Authority {
         self.token_bytes
     }
 
-    /// [`TokenVerifier::verify`] at a time, in Unix milliseconds. Tokens without grants get `jwt.default_grants` where it
-    /// is set; else they stay without, which `carillon-core` reads as the built-in default.
+    /// Keeps the key set of `jwt.jwks_url`; ends at once where there is none. Without it, that set stays empty.
+    pub async fn keep_keys(self: Arc<Self>) {
+        if let Some(remote) = &self.keys.remote {
+            remote.keep().await;
+        }
+    }
+
+    /// Waits until that key set is at hand, for as long as this: so that the first client after the start is not told
+    /// to come back.
+    pub async fn wait_for_keys(&self, patience: Duration) {
+        if let Some(remote) = &self.keys.remote {
+            remote.wait_for_first(patience).await;
+        }
+    }
+
+    /// The public keys that tokens are checked with, as a JSON Web Key Set (RFC 7517, section 5). The secret is no part of it.
+    pub fn public_keys(&self) -> String {
+        serde_json::to_string(&self.keys.published()).expect("a key set is JSON")
+    }
+
+    /// The Prometheus text of what it counts.
+    pub fn metrics(&self) -> String {
+        self.keys.remote.as_ref().map(|remote| remote.metrics()).unwrap_or_default()
+    }
+
+    /// [`TokenVerifier::verify`] at a time, in Unix milliseconds, by the keys at hand. Tokens without grants get
+    /// `jwt.default_grants` where it is set; else they stay without, which `carillon-core` reads as the built-in default.
     pub fn verify_at(&self, token: &str, now_ms: u64) -> Result<Claims, VerifyError> {
+        self.check(token, now_ms).map_err(|problem| match problem {
+            Problem::Refused(why) => VerifyError::Refused(why),
+            Problem::NoKey { why, .. } => VerifyError::Refused(why),
+        })
+    }
+
+    /// The same, but looks at the key set again before it says that there is no key.
+    async fn verify_looking(&self, token: &str) -> Result<Claims, VerifyError> {
+        let (kid, why) = match self.check(token, now_ms()) {
+            Ok(claims) => return Ok(claims),
+            Err(Problem::Refused(why)) => return Err(VerifyError::Refused(why)),
+            Err(Problem::NoKey { kid, why }) => (kid, why),
+        };
+        let Some(remote) = &self.keys.remote else { return Err(VerifyError::Refused(why)) };
+        match remote.look_for(&kid).await {
+            Looked::Done => self.verify_at(token, now_ms()),
+            Looked::NotNow(why) => Err(VerifyError::Unavailable(why.to_owned())),
+        }
+    }
+
+    fn check(&self, token: &str, now_ms: u64) -> Result<Claims, Problem> {
         if token.is_empty() {
             return Err(refused("no token"));
         }
@@ -63,17 +120,27 @@ impl Authority {
         if claims.grants.is_none() {
             claims.grants.clone_from(&self.default_grants);
         }
+        // Other issuers' tokens may use the name for something else. Presence shows objects only.
+        claims.info = claims.info.filter(|info| info.get().starts_with('{'));
         Ok(claims)
     }
 
     /// Signature, issuer, audience, and the shape of the claims.
-    fn check_signature(&self, token: &str) -> Result<Claims, VerifyError> {
+    fn check_signature(&self, token: &str) -> Result<Claims, Problem> {
         let header = jsonwebtoken::decode_header(token).map_err(|error| refused(format!("header: {error}")))?;
         // RFC 7515, section 4.1.11: what must be understood and isn't makes the token invalid. Nothing is.
         if header.crit.is_some() {
             return Err(refused("has critical header fields"));
         }
-        for candidate in self.keys.candidates(&header).map_err(refused)? {
+        let candidates = self.keys.candidates(&header).map_err(|why| {
+            // The key set has no symmetric keys: looking again finds none.
+            let may_come = header.alg != Algorithm::HS256 && ALGORITHMS.contains(&header.alg);
+            match header.kid {
+                kid if may_come => Problem::NoKey { kid: kid.unwrap_or_default(), why },
+                _ => Problem::Refused(why),
+            }
+        })?;
+        for candidate in candidates {
             match jsonwebtoken::decode::<Claims>(token, &candidate.key, &candidate.validation) {
                 Ok(token) => return Ok(token.claims),
                 Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
@@ -83,7 +150,7 @@ impl Authority {
         Err(refused("no key made this signature"))
     }
 
-    fn check_times(&self, claims: &Claims, now_ms: u64) -> Result<(), VerifyError> {
+    fn check_times(&self, claims: &Claims, now_ms: u64) -> Result<(), Problem> {
         let leeway_ms = self.leeway_s * 1000;
         // The same moment at which a live connection is closed: a token that comes in never ends at once.
         if now_ms >= claims.exp.saturating_mul(1000).saturating_add(leeway_ms) {
@@ -152,8 +219,21 @@ fn are_grants(json: &Value) -> bool {
     grants.is_ok_and(|grants| grants.iter().all(|grant| !grant.can.contains(&Operation::Unknown)))
 }
 
-fn refused(why: impl Into<String>) -> VerifyError {
-    VerifyError::Refused(why.into())
+/// What keys can be for.
+const ALGORITHMS: [Algorithm; 4] = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
+
+/// Why a token does not hold by the keys at hand.
+enum Problem {
+    Refused(String),
+    /// None of them has made it; one that was published meanwhile may have. `kid` is "" where the token names none.
+    NoKey {
+        kid: String,
+        why: String,
+    },
+}
+
+fn refused(why: impl Into<String>) -> Problem {
+    Problem::Refused(why.into())
 }
 
 fn invalid<T>(why: impl Into<String>) -> Result<T, IssueError> {
@@ -184,12 +264,16 @@ fn now_ms() -> u64 {
 
 impl TokenVerifier for Authority {
     fn verify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Claims, VerifyError>> {
-        Box::pin(async move { self.verify_at(token, now_ms()) })
+        Box::pin(self.verify_looking(token))
     }
 }
 
 impl TokenIssuer for Authority {
     fn issue<'a>(&'a self, request: IssueRequest) -> BoxFuture<'a, Result<Issued, IssueError>> {
         Box::pin(async move { self.issue_at(&request, now_ms()) })
+    }
+
+    fn public_keys(&self) -> BoxFuture<'_, Result<String, IssueError>> {
+        Box::pin(async { Ok(Self::public_keys(self)) })
     }
 }

@@ -3,7 +3,10 @@
 
 mod authority;
 mod dev_key;
+mod fetch;
+mod key_set;
 mod keys;
+mod remote_keys;
 mod service;
 
 pub use authority::Authority;

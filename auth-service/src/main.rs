@@ -4,6 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use carillon_auth::{AuthService, Authority};
 use carillon_platform::{
+    admin,
     service::{self, Failure, Process},
     settings::Program,
 };
@@ -14,11 +15,19 @@ fn main() -> ExitCode {
 
 async fn serve(process: Process) -> Result<(), Failure> {
     let authority = Authority::from_settings(&process.settings).map_err(Failure::settings)?;
-    let auth = AuthService::new(Arc::new(authority));
+    let authority = Arc::new(authority);
+    let auth = AuthService::new(authority.clone());
     let listener = service::bind("--listen", process.settings.listen)?;
     let listen = service::local_address(&listener)?;
     let counters = auth.counters();
-    let admin = process.serve_admin(|admin| admin.metrics(move || counters.metrics()))?;
+    let (keys, metrics) = (authority.clone(), authority.clone());
+    let admin = process.serve_admin(|admin| {
+        admin
+            .metrics(move || counters.metrics() + &metrics.metrics())
+            .route("/.well-known/jwks.json", move || admin::json("application/jwk-set+json", keys.public_keys()))
+    })?;
+    tokio::spawn(authority.clone().keep_keys());
+    authority.wait_for_keys(Authority::KEYS_PATIENCE).await;
     process.readiness.set_started();
     process.announce(Some(listen), admin, "");
     auth.run(listener, process.shutdown).await.map_err(Failure::world)

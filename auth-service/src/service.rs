@@ -16,7 +16,8 @@ use carillon_platform::{
     shutdown::Shutdown,
 };
 use carillon_proto::auth::{
-    IssueRequest, IssueResponse, VerifyRequest, VerifyResponse, auth_service_server, verify_response::Result as Verified,
+    IssueRequest, IssueResponse, PublicKeysRequest, PublicKeysResponse, VerifyRequest, VerifyResponse, auth_service_server,
+    verify_response::Result as Verified,
 };
 use tonic::{
     Request, Response, Status,
@@ -158,6 +159,10 @@ impl auth_service_server::AuthService for AuthService {
             IssueError::Unavailable(why) => Status::failed_precondition(why),
         })?;
         Ok(Response::new(IssueResponse { token: issued.token, expires_at_ms: issued.expires_at_ms }))
+    }
+
+    async fn public_keys(&self, _: Request<PublicKeysRequest>) -> Result<Response<PublicKeysResponse>, Status> {
+        Ok(Response::new(PublicKeysResponse { jwks: Authority::public_keys(&self.authority) }))
     }
 }
 

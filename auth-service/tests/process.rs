@@ -91,3 +91,15 @@ async fn stopped_process_goes_on() {
     process.signal("CONT");
     assert_eq!(auth.verify(&token).await.unwrap().sub, "ada");
 }
+
+#[test]
+fn admin_port_publishes_keys() {
+    let auth = start(BINARY, &[SECRET, LISTEN[0], LISTEN[1]]);
+    let answer = auth.admin("/.well-known/jwks.json");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("application/jwk-set+json"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n{\"keys\":[]}"), "the secret is nobody's business: {answer}");
+    let key = format!("jwt.private_key={}/tests/keys/ed25519.pem", env!("CARGO_MANIFEST_DIR"));
+    let auth = start(BINARY, &["--set", &key, LISTEN[0], LISTEN[1]]);
+    let answer = auth.admin("/.well-known/jwks.json");
+    assert!(answer.contains(r#""kty":"OKP""#) && answer.contains(r#""kid":""#) && !answer.contains(r#""d":"#), "{answer}");
+}

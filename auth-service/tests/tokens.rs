@@ -143,6 +143,18 @@ fn broken_tokens_are_refused() {
 }
 
 #[test]
+fn info_that_is_no_object_is_ignored() {
+    for info in [json!("Ada"), json!(["Ada"]), json!(7), Value::Null] {
+        let token = by_secret(&{
+            let mut claims = good_claims();
+            claims["info"] = info.clone();
+            claims
+        });
+        assert!(verify(&with_secret(), &token).unwrap().info.is_none(), "{info}");
+    }
+}
+
+#[test]
 fn algorithms_cannot_be_confused() {
     let settings = with_public_keys();
     for (name, alg) in [("rsa", "RS256"), ("p256", "ES256"), ("ed25519", "EdDSA")] {

@@ -10,6 +10,7 @@ use carillon_auth::{Authority, dev_key};
 use carillon_fanout::Fanout;
 use carillon_gateway::{Config, Counters, Gateway};
 use carillon_platform::{
+    admin,
     bus::InProcessBus,
     log::EmbeddedLog,
     service::{self, Failure, Process},
@@ -51,7 +52,7 @@ impl AllInOne {
         let has_key = settings.jwt.secret.is_some() || settings.jwt.private_key.is_some() || !settings.jwt.public_keys.is_empty();
         match mode {
             Mode::Serve if !has_key && settings.jwt.jwks_url.is_none() => {
-                let message = "no key: set jwt.secret (32 bytes or more), jwt.public_keys or jwt.private_key";
+                let message = "no key: set jwt.secret (32 bytes or more), jwt.public_keys, jwt.private_key or jwt.jwks_url";
                 return Err(Failure::settings(message));
             }
             Mode::Serve if settings.origins.is_empty() => {
@@ -94,9 +95,15 @@ impl AllInOne {
         let bus = Arc::new(InProcessBus::new());
         let fanout = Fanout::new(settings, self.log.clone(), bus.clone());
         let (gateway_metrics, appends) = (counters.clone(), fanout.counters.clone());
-        let admin = self
-            .process
-            .serve_admin(|admin| admin.metrics(move || gateway_metrics.metrics()).metrics(move || appends.metrics()))?;
+        let (keys, authority) = (self.authority.clone(), self.authority.clone());
+        let admin = self.process.serve_admin(|admin| {
+            admin
+                .metrics(move || gateway_metrics.metrics())
+                .metrics(move || appends.metrics())
+                .metrics(move || authority.metrics())
+                .route("/.well-known/jwks.json", move || admin::json("application/jwk-set+json", keys.public_keys()))
+        })?;
+        tokio::spawn(self.authority.clone().keep_keys());
 
         let (log_closed, watched) = (self.log.closed(), shutdown.clone());
         tokio::spawn(async move { watched.fail("log", log_closed.await) });
@@ -110,6 +117,7 @@ impl AllInOne {
             pages: if self.mode == Mode::Dev { PAGES } else { &[] },
             counters,
         };
+        self.authority.wait_for_keys(Authority::KEYS_PATIENCE).await;
         readiness.set_started();
         self.process.announce(Some(self.listen), admin, more);
         let served = gateway.run(self.listener, shutdown.clone()).await;

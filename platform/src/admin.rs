@@ -143,7 +143,8 @@ impl Admin {
     fn answer(&self, method: &Method, path: &str) -> AdminResponse {
         let route = self.routes.iter().find(|(known, _)| *known == path);
         if route.is_none() && !matches!(path, "/livez" | "/readyz" | "/metrics") {
-            return problem(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics");
+            let known = self.routes.iter().map(|(path, _)| format!(", {path}")).collect::<String>();
+            return problem(StatusCode::NOT_FOUND, format!("there are /livez, /readyz, /metrics{known}"));
         }
         if !matches!(*method, Method::GET | Method::HEAD) {
             let mut refusal = problem(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
@@ -161,6 +162,11 @@ impl Admin {
             _ => plain(StatusCode::OK, "alive"),
         }
     }
+}
+
+/// An answer of JSON, for [`Admin::route`].
+pub fn json(content_type: &'static str, body: String) -> AdminResponse {
+    response(StatusCode::OK, content_type, body)
 }
 
 async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {

@@ -3,10 +3,12 @@
 
 mod cached;
 mod grpc;
+mod kept_keys;
 mod known;
 
 pub use cached::CachedVerifier;
 pub use grpc::{BadAuthUrl, GrpcVerifier};
+pub use kept_keys::KeptKeys;
 
 use std::sync::Arc;
 
@@ -26,10 +28,14 @@ impl<V: TokenVerifier> TokenVerifier for Arc<V> {
     }
 }
 
-/// Issues tokens.
+/// Issues tokens, and tells which keys they can be checked with.
 pub trait TokenIssuer: Send + Sync + 'static {
     /// A signed token for `sub`, valid for `ttl_s` seconds.
     fn issue<'a>(&'a self, request: IssueRequest) -> BoxFuture<'a, Result<Issued, IssueError>>;
+
+    /// The public keys that tokens are checked with: the text of a JSON Web Key Set (RFC 7517). Symmetric keys are never in
+    /// it.
+    fn public_keys(&self) -> BoxFuture<'_, Result<String, IssueError>>;
 }
 
 /// What a token should say.

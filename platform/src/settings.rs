@@ -97,7 +97,7 @@ settings! {
     Settings {
         /// Address and port for clients; for auth, of its gRPC. Port 0 picks a free one.
         listen: SocketAddr = local(8080), address, "all-in-one, gateway, auth";
-        /// Address and port of `/livez`, `/readyz` and `/metrics`. Port 0 picks a free one.
+        /// Address and port of `/livez`, `/readyz` and `/metrics`, for auth also of `/.well-known/jwks.json`. Port 0 picks a free one.
         admin_listen: SocketAddr = local(8081), address, "all";
         /// Folder of the embedded log and of the key that `carillon dev` makes.
         data_dir: PathBuf = "./carillon-data".into(), path, "all-in-one";
@@ -145,6 +145,9 @@ settings! {
         private_key: Option<PathBuf> = None, optional(path), "auth, all-in-one";
         /// Address of a JSON Web Key Set with further public keys.
         jwks_url: Option<Url> = None, optional(url(&["http", "https"])), "auth, all-in-one";
+        /// How often that address is looked at, seconds. A token by a key that is not known yet makes it be looked at
+        /// sooner, at most once a second.
+        jwks_refresh_s: u64 = 30, count(1..=86_400), "auth, all-in-one";
         /// What `iss` must be; not checked without it.
         issuer: Option<String> = None, optional(text), "auth, all-in-one";
         /// What `aud` must be or contain; not checked without it.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use carillon_proto::{
-    auth::{self, VerifyRequest, auth_service_client::AuthServiceClient, verify_response},
+    auth::{self, PublicKeysRequest, VerifyRequest, auth_service_client::AuthServiceClient, verify_response},
     claims::Claims,
 };
 use futures_util::future::BoxFuture;
@@ -215,6 +215,13 @@ impl TokenIssuer for GrpcVerifier {
                 Err(status) if status.code() == Code::OutOfRange => Err(IssueError::Invalid("too long".to_owned())),
                 Err(status) => Err(IssueError::Unavailable(told(&status))),
             }
+        })
+    }
+
+    fn public_keys(&self) -> BoxFuture<'_, Result<String, IssueError>> {
+        Box::pin(async move {
+            let answer = self.ask(PublicKeysRequest {}, async |mut client, request| client.public_keys(request).await).await;
+            answer.map(|answer| answer.jwks).map_err(|status| IssueError::Unavailable(told(&status)))
         })
     }
 }
