@@ -10,9 +10,11 @@
 mod config;
 mod connection;
 mod counters;
+pub mod engineio;
 mod http;
 mod hub;
 mod shard;
+pub mod socketio;
 pub mod websocket;
 mod wheel;
 

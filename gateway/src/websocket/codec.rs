@@ -232,6 +232,33 @@ fn data_frame(first: u8, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     Bytes::from(out).slice(start..)
 }
 
+/// The header of a text frame whose payload of this length follows in chunks of its own.
+pub fn text_header(payload: usize) -> Bytes {
+    data_header(FIN | TEXT, payload)
+}
+
+/// As [`text_header`], of a binary frame.
+pub fn binary_header(payload: usize) -> Bytes {
+    data_header(FIN | BINARY, payload)
+}
+
+/// Section 5.2: lengths are as short as they can be.
+fn data_header(first: u8, payload: usize) -> Bytes {
+    let mut out = vec![first];
+    match payload {
+        0..=125 => out.push(payload as u8),
+        126..=0xFFFF => {
+            out.push(126);
+            out.extend_from_slice(&(payload as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(127);
+            out.extend_from_slice(&(payload as u64).to_be_bytes());
+        }
+    }
+    out.into()
+}
+
 /// A ping without payload.
 pub const PING_FRAME: Bytes = Bytes::from_static(&[FIN | PING, 0]);
 
@@ -365,6 +392,7 @@ mod tests {
             let frame = text_frame(|out| out.resize(out.len() + length, b'a'));
             assert_eq!(frame.len(), length + header);
             assert_eq!(frame[0], 0x81);
+            assert_eq!(text_header(length), frame[..header]);
         }
     }
 }

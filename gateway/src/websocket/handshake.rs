@@ -2,7 +2,7 @@
 //! (proto/PROTOCOL.md). Reads a request and says what it asks for; decides nothing about the token.
 
 use carillon_proto::ids::ClientId;
-use http::{HeaderMap, Method, Request, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use tungstenite::handshake::derive_accept_key;
 
 /// The subprotocol of the native wire.
@@ -31,8 +31,11 @@ pub enum Refused {
     UpgradeRequired,
 }
 
-/// Reads the handshake.
-pub fn read<B>(request: &Request<B>) -> Result<Asked, Refused> {
+/// Reads what every door's WebSocket needs; `Sec-WebSocket-Accept` of the answer.
+///
+/// # Errors
+/// [`Refused`], if this is no handshake.
+pub fn accept<B>(request: &Request<B>) -> Result<String, Refused> {
     let headers = request.headers();
     if request.method() != Method::GET {
         return Err(Refused::BadRequest("a WebSocket starts with GET"));
@@ -44,6 +47,27 @@ pub fn read<B>(request: &Request<B>) -> Result<Asked, Refused> {
         return Err(Refused::UpgradeRequired);
     }
     let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or(Refused::BadRequest("Sec-WebSocket-Key is missing"))?;
+    Ok(derive_accept_key(key.as_bytes()))
+}
+
+/// The answer that completes the handshake.
+pub fn switching<B: Default>(accept: &str) -> Response<B> {
+    let mut response = Response::new(B::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, HeaderValue::from_str(accept).expect("base64 is a header value"));
+    response
+}
+
+/// Reads the handshake.
+///
+/// # Errors
+/// As [`accept`], or for a client id that is none.
+pub fn read<B>(request: &Request<B>) -> Result<Asked, Refused> {
+    let accept = accept(request)?;
+    let headers = request.headers();
     let offers: Vec<&str> = list(headers, header::SEC_WEBSOCKET_PROTOCOL).collect();
     let query = Query::of(request.uri().query());
     let token = bearer(headers)
@@ -53,7 +77,7 @@ pub fn read<B>(request: &Request<B>) -> Result<Asked, Refused> {
         Some(client) => Some(ClientId::parse(&client).map_err(|_| Refused::BadRequest("client is 1 to 64 of A-Z a-z 0-9 _ -"))?),
         None => None,
     };
-    Ok(Asked { accept: derive_accept_key(key.as_bytes()), offers_subprotocol: offers.contains(&SUBPROTOCOL), token, client })
+    Ok(Asked { accept, offers_subprotocol: offers.contains(&SUBPROTOCOL), token, client })
 }
 
 /// The token of `Authorization: Bearer T` (RFC 6750, section 2.1; the scheme's case does not matter).

@@ -1,0 +1,555 @@
+//! The peers of one thread, and the requests that reach them. A request for packets is a future that looks again whenever its
+//! peer changed, so what is said in one turn leaves in one answer.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    rc::{Rc, Weak},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use carillon_platform::settings::Origins;
+use carillon_proto::ids::GatewayId;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use tokio::sync::Notify;
+
+use super::{
+    packet::{Outgoing, Part, parse_payload},
+    peer::{Over, Peer, Polled, Times},
+    request::{self, Asked, Refused, Sid, Transport},
+    websocket,
+};
+use crate::websocket::handshake;
+
+/// How often what is due is looked for.
+const TICK: Duration = Duration::from_millis(20);
+/// What a WebSocket that probes may take to take over: the reference server's time.
+const UPGRADE_MS: u64 = 10_000;
+/// See [`Times::goodbye_ms`].
+const GOODBYE_MS: u64 = 5_000;
+/// What waits may be so many times [`Config::queue_bytes`] until the next tick, when it must be below it again.
+const BURST: usize = 4;
+/// A browser asks again whether it may ask after so many seconds; two hours is the longest that Chromium keeps.
+const PREFLIGHT_S: &str = "7200";
+
+/// What speaks over Engine.IO. Called outside of any borrow of the server's, so everything may be called back.
+pub trait Application: 'static {
+    /// Whether there is room for one more client.
+    fn admits(&self) -> bool {
+        true
+    }
+
+    /// A client came; its handshake is queued.
+    fn on_open(&self, socket: &Socket);
+
+    /// It said something.
+    fn on_text(&self, socket: &Socket, text: &str);
+
+    /// It said something in binary.
+    fn on_binary(&self, socket: &Socket, bytes: &[u8]);
+
+    /// All that waited is with the client's kernel, or on its way there in an answer.
+    fn on_drained(&self, _socket: &Socket) {}
+
+    /// More waits than may.
+    fn on_slow(&self, socket: &Socket) {
+        socket.drop_unsent();
+        socket.close(None);
+    }
+
+    /// The client is gone, by whatever end but [`Socket::close`].
+    fn on_close(&self, socket: &Socket, why: Over);
+}
+
+/// Which pages may connect.
+#[derive(Debug, Clone)]
+pub enum Cors {
+    /// Any page, without credentials.
+    Any,
+    /// These, with credentials; others are refused.
+    Listed(Origins),
+}
+
+/// Limits and times.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)] // Named as the settings are.
+pub struct Config {
+    pub ping_interval_ms: u64,
+    pub ping_timeout_ms: u64,
+    /// The largest body of a POST, and the largest message on a WebSocket.
+    pub max_payload: usize,
+    /// What may wait for one client.
+    pub queue_bytes: usize,
+    pub cors: Cors,
+}
+
+/// A client's connection. Cheap to clone; only of use on its own thread.
+#[derive(Clone)]
+pub struct Socket(Rc<Inner>);
+
+struct Inner {
+    sid: Sid,
+    number: u64,
+    start: Instant,
+    peer: RefCell<Peer>,
+    /// Bytes that left the peer and wait for the WebSocket.
+    unwritten: Cell<usize>,
+    /// The close frame's code and reason, where the server gave one.
+    farewell: RefCell<Option<(u16, String)>>,
+    polled: Notify,
+    carried: Notify,
+    is_told: Cell<bool>,
+    is_checked: Cell<bool>,
+    scheduled_ms: Cell<u64>,
+}
+
+impl Socket {
+    /// Its place among all sockets of this thread, ever.
+    pub fn number(&self) -> u64 {
+        self.0.number
+    }
+
+    /// Its id.
+    pub fn sid(&self) -> Sid {
+        self.0.sid
+    }
+
+    /// Queues a text message; it starts with its packet type, `4`.
+    pub fn send(&self, body: Bytes, tail: Bytes) {
+        self.push(Outgoing::Text(body, tail));
+    }
+
+    /// Queues a binary message.
+    pub fn send_binary(&self, bytes: Bytes) {
+        self.push(Outgoing::Binary(bytes));
+    }
+
+    fn push(&self, packet: Outgoing) {
+        self.0.peer.borrow_mut().push(packet);
+        self.changed();
+    }
+
+    /// Bytes that wait for the client.
+    pub fn waiting_bytes(&self) -> usize {
+        self.0.peer.borrow().queued_bytes() + self.0.unwritten.get()
+    }
+
+    /// Gives up what no transport has taken yet.
+    pub fn drop_unsent(&self) {
+        self.0.peer.borrow_mut().drop_unsent();
+    }
+
+    /// Ends the transport after what is queued. A WebSocket is closed with this code and reason.
+    pub fn close(&self, why: Option<(u16, String)>) {
+        self.0.is_told.set(true);
+        *self.0.farewell.borrow_mut() = why;
+        let now_ms = self.now_ms();
+        self.0.peer.borrow_mut().end(Over::ByServer, now_ms);
+        self.changed();
+    }
+
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        self.0.peer.borrow().over().is_some()
+    }
+
+    pub(super) fn peer(&self) -> &RefCell<Peer> {
+        &self.0.peer
+    }
+
+    pub(super) fn farewell(&self) -> Option<(u16, String)> {
+        self.0.farewell.borrow_mut().take()
+    }
+
+    pub(super) fn set_unwritten(&self, bytes: usize) {
+        self.0.unwritten.set(bytes);
+    }
+
+    /// Wakes up when there may be something for the WebSocket.
+    pub(super) async fn carried(&self) {
+        self.0.carried.notified().await;
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        self.0.start.elapsed().as_millis() as u64
+    }
+
+    fn changed(&self) {
+        self.0.polled.notify_one();
+        self.0.carried.notify_one();
+    }
+}
+
+/// All peers of a thread.
+pub struct Server<A> {
+    app: A,
+    config: Config,
+    owner: GatewayId,
+    start: Instant,
+    numbers: Cell<u64>,
+    sockets: RefCell<HashMap<Sid, Socket>>,
+    /// When a socket is due next; an entry that is not the socket's newest one is stale.
+    due: RefCell<BTreeMap<u64, Vec<Weak<Inner>>>>,
+}
+
+impl<A: Application> Server<A> {
+    /// Without any peer. Call [`Self::run`] beside it.
+    pub fn new(owner: GatewayId, config: Config, app: A) -> Rc<Self> {
+        Rc::new(Self {
+            app,
+            config,
+            owner,
+            start: Instant::now(),
+            numbers: Cell::new(0),
+            sockets: RefCell::default(),
+            due: RefCell::default(),
+        })
+    }
+
+    /// What speaks over it.
+    pub fn app(&self) -> &A {
+        &self.app
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Sockets that are here.
+    pub fn len(&self) -> usize {
+        self.sockets.borrow().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.sockets.borrow().is_empty()
+    }
+
+    /// Looks at the clock, for ever.
+    pub async fn run(self: Rc<Self>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.on_tick();
+        }
+    }
+
+    fn on_tick(&self) {
+        let now_ms = self.now_ms();
+        loop {
+            let due = {
+                let mut due = self.due.borrow_mut();
+                match due.first_key_value() {
+                    Some((at_ms, _)) if *at_ms <= now_ms => due.pop_first(),
+                    _ => None,
+                }
+            };
+            let Some((at_ms, sockets)) = due else { return };
+            for socket in sockets.iter().filter_map(Weak::upgrade).map(Socket) {
+                if socket.0.scheduled_ms.get() == at_ms {
+                    socket.0.scheduled_ms.set(u64::MAX);
+                    self.on_time(&socket);
+                }
+            }
+        }
+    }
+
+    fn on_time(&self, socket: &Socket) {
+        let now_ms = self.now_ms();
+        socket.peer().borrow_mut().on_time(now_ms);
+        if socket.0.is_checked.take() && socket.waiting_bytes() > self.config.queue_bytes {
+            self.app.on_slow(socket);
+        }
+        self.settle(socket);
+    }
+
+    /// What follows from an input: requests look again, the application learns of an end, the clock of what is due next.
+    pub(super) fn settle(&self, socket: &Socket) {
+        socket.changed();
+        let (over, is_forgotten) = {
+            let peer = socket.peer().borrow();
+            (peer.over(), peer.is_forgotten(self.now_ms()))
+        };
+        if let Some(why) = over
+            && !socket.0.is_told.replace(true)
+        {
+            self.app.on_close(socket, why);
+        }
+        if is_forgotten {
+            self.sockets.borrow_mut().remove(&socket.sid());
+            return;
+        }
+        let next_ms = socket.peer().borrow().next_ms();
+        self.schedule(socket, next_ms);
+    }
+
+    fn schedule(&self, socket: &Socket, at_ms: u64) {
+        if at_ms < socket.0.scheduled_ms.get() || at_ms != u64::MAX && socket.0.scheduled_ms.get() == u64::MAX {
+            socket.0.scheduled_ms.set(at_ms);
+            self.due.borrow_mut().entry(at_ms).or_default().push(Rc::downgrade(&socket.0));
+        }
+    }
+
+    /// What waits for a client is over its limit: looked at again at the next tick, when what can go has gone.
+    pub fn check_later(&self, socket: &Socket) {
+        if socket.waiting_bytes() > self.config.queue_bytes.saturating_mul(BURST) {
+            return self.app.on_slow(socket);
+        }
+        if !socket.0.is_checked.replace(true) {
+            self.schedule(socket, self.now_ms() + TICK.as_millis() as u64);
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+
+    pub(super) fn open(&self, is_on_websocket: bool) -> Socket {
+        let Config { ping_interval_ms, ping_timeout_ms, max_payload, .. } = self.config;
+        let times = Times { ping_interval_ms, ping_timeout_ms, upgrade_ms: UPGRADE_MS, goodbye_ms: GOODBYE_MS };
+        let sid = Sid::new(self.owner);
+        self.numbers.set(self.numbers.get() + 1);
+        let socket = Socket(Rc::new(Inner {
+            sid,
+            number: self.numbers.get(),
+            start: self.start,
+            peer: RefCell::new(Peer::new(times, is_on_websocket, self.now_ms())),
+            unwritten: Cell::new(0),
+            farewell: RefCell::new(None),
+            polled: Notify::new(),
+            carried: Notify::new(),
+            is_told: Cell::new(false),
+            is_checked: Cell::new(false),
+            scheduled_ms: Cell::new(u64::MAX),
+        }));
+        let upgrades = if is_on_websocket { "" } else { "\"websocket\"" };
+        let handshake = format!(
+            r#"0{{"sid":"{sid}","upgrades":[{upgrades}],"pingInterval":{ping_interval_ms},"pingTimeout":{ping_timeout_ms},"maxPayload":{max_payload}}}"#
+        );
+        socket.send(handshake.into(), Bytes::new());
+        self.sockets.borrow_mut().insert(sid, socket.clone());
+        self.app.on_open(&socket);
+        self.settle(&socket);
+        socket
+    }
+
+    /// The socket of this id, as it is now: what was due for it has happened.
+    pub(super) fn find(&self, sid: Sid) -> Result<Socket, Refused> {
+        let socket = self.sockets.borrow().get(&sid).cloned().ok_or(Refused::UnknownSid)?;
+        self.on_time(&socket);
+        Ok(socket)
+    }
+
+    /// Waits for what is to be said to a polling client.
+    ///
+    /// # Errors
+    /// What the request is to be refused with.
+    pub async fn poll(self: &Rc<Self>, sid: Sid) -> Result<Bytes, Refused> {
+        let socket = self.find(sid)?;
+        let now_ms = self.now_ms();
+        let polled = socket.peer().borrow_mut().on_poll(now_ms);
+        self.settle(&socket);
+        if polled == Polled::Refused {
+            return Err(Refused::BadRequest);
+        }
+        let waiting = Waiting { server: self.clone(), socket };
+        loop {
+            let answer = waiting.socket.peer().borrow_mut().take_answer();
+            if let Some(payload) = answer {
+                if waiting.socket.waiting_bytes() == 0 && !waiting.socket.is_over() {
+                    self.app.on_drained(&waiting.socket);
+                }
+                return Ok(payload);
+            }
+            waiting.socket.0.polled.notified().await;
+        }
+    }
+
+    /// A POST begins; [`Self::on_post`] must follow.
+    ///
+    /// # Errors
+    /// What the request is to be refused with; then nothing follows.
+    pub fn begin_post(&self, sid: Sid) -> Result<Socket, Refused> {
+        let socket = self.find(sid)?;
+        let now_ms = self.now_ms();
+        let may_post = socket.peer().borrow_mut().on_post(now_ms);
+        self.settle(&socket);
+        if may_post { Ok(socket) } else { Err(Refused::BadRequest) }
+    }
+
+    /// The body of a POST, or why there is none.
+    ///
+    /// # Errors
+    /// What the request is to be refused with; the connection is over then.
+    pub fn on_post(&self, socket: &Socket, body: Result<Bytes, Refused>) -> Result<(), Refused> {
+        socket.peer().borrow_mut().on_posted();
+        let taken = body.and_then(|body| self.on_payload(socket, &body));
+        if taken.is_err() {
+            socket.peer().borrow_mut().end(Over::Violation, self.now_ms());
+        }
+        self.settle(socket);
+        taken
+    }
+
+    fn on_payload(&self, socket: &Socket, body: &[u8]) -> Result<(), Refused> {
+        let body = std::str::from_utf8(body).map_err(|_| Refused::BadRequest)?;
+        for part in parse_payload(body).map_err(|_| Refused::BadRequest)? {
+            match part {
+                Part::Packet(packet) => {
+                    let text = socket.peer().borrow_mut().on_packet(packet, self.now_ms());
+                    if let Some(text) = text {
+                        self.app.on_text(socket, text);
+                    }
+                }
+                Part::Binary(bytes) if !socket.is_over() => self.app.on_binary(socket, &bytes),
+                Part::Binary(_) => {}
+            }
+        }
+        match socket.peer().borrow().over() {
+            Some(Over::Violation) => Err(Refused::BadRequest),
+            _ => Ok(()),
+        }
+    }
+
+    /// Answers an HTTP request, whatever it is.
+    pub async fn answer(self: &Rc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let Ok(cors) = self.cors(request.headers()) else { return Refused::Forbidden.response() };
+        let mut response = if request.method() == Method::OPTIONS {
+            preflight()
+        } else {
+            self.serve(request).await.unwrap_or_else(Refused::response)
+        };
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+        response.headers_mut().extend(cors);
+        response
+    }
+
+    async fn serve(self: &Rc<Self>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refused> {
+        let Asked { transport, sid } = request::read(&request)?;
+        let is_known = sid.is_none_or(|sid| self.sockets.borrow().contains_key(&sid));
+        match (transport, sid) {
+            (_, Some(_)) if !is_known => Err(Refused::UnknownSid),
+            (Transport::WebSocket, sid) => self.upgrade(request, sid),
+            (Transport::Polling, None) if request.method() != Method::GET => Err(Refused::BadHandshakeMethod),
+            (Transport::Polling, None) if !self.app.admits() => Err(Refused::NotNow),
+            (Transport::Polling, None) => {
+                let sid = self.open(false).sid();
+                self.poll(sid).await.map(text)
+            }
+            (Transport::Polling, Some(sid)) => match *request.method() {
+                Method::GET => self.poll(sid).await.map(text),
+                Method::POST => {
+                    let socket = self.begin_post(sid)?;
+                    let posting = Posting { server: self, socket: Some(socket) };
+                    let body = self.body(request.into_body()).await;
+                    posting.end(body)?;
+                    Ok(text(Bytes::from_static(b"ok")))
+                }
+                _ => Err(Refused::BadRequest),
+            },
+        }
+    }
+
+    /// Reads a body, in the time in which a client that says nothing would be given up anyway.
+    async fn body(&self, body: Incoming) -> Result<Bytes, Refused> {
+        let patience = Duration::from_millis(self.config.ping_interval_ms + self.config.ping_timeout_ms);
+        let read = Limited::new(body, self.config.max_payload).collect();
+        match tokio::time::timeout(patience, read).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Refused::TooLarge),
+            Ok(Err(_)) | Err(_) => Err(Refused::BadRequest),
+        }
+    }
+
+    fn upgrade(self: &Rc<Self>, mut request: Request<Incoming>, sid: Option<Sid>) -> Result<Response<Full<Bytes>>, Refused> {
+        let accept = handshake::accept(&request).map_err(|_| Refused::BadRequest)?;
+        if sid.is_none() && !self.app.admits() {
+            return Err(Refused::NotNow);
+        }
+        let (server, upgrade) = (self.clone(), hyper::upgrade::on(&mut request));
+        tokio::task::spawn_local(async move {
+            // A client that is gone before its answer needs none.
+            if let Ok(upgraded) = upgrade.await {
+                websocket::serve(server, sid, upgraded).await;
+            }
+        });
+        Ok(handshake::switching(&accept))
+    }
+
+    /// The headers for the page that asks; an error if it may not.
+    fn cors(&self, headers: &HeaderMap) -> Result<HeaderMap, ()> {
+        let mut cors = HeaderMap::new();
+        let Some(origin) = headers.get(header::ORIGIN) else { return Ok(cors) };
+        match &self.config.cors {
+            Cors::Any => {
+                cors.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            }
+            Cors::Listed(origins) => {
+                if !origin.to_str().is_ok_and(|origin| origins.allows(origin)) {
+                    return Err(());
+                }
+                cors.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+                cors.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+                cors.insert(header::VARY, HeaderValue::from_static("Origin"));
+            }
+        }
+        Ok(cors)
+    }
+}
+
+/// A GET that waits: dropped without an answer, it was given up.
+struct Waiting<A: Application> {
+    server: Rc<Server<A>>,
+    socket: Socket,
+}
+
+impl<A: Application> Drop for Waiting<A> {
+    fn drop(&mut self) {
+        let now_ms = self.server.now_ms();
+        self.socket.peer().borrow_mut().on_poll_gone(now_ms);
+        self.server.settle(&self.socket);
+    }
+}
+
+/// A POST that is being read: dropped before its end, it was given up.
+struct Posting<'s, A: Application> {
+    server: &'s Server<A>,
+    socket: Option<Socket>,
+}
+
+impl<A: Application> Posting<'_, A> {
+    fn end(mut self, body: Result<Bytes, Refused>) -> Result<(), Refused> {
+        let socket = self.socket.take().expect("it ends once");
+        self.server.on_post(&socket, body)
+    }
+}
+
+impl<A: Application> Drop for Posting<'_, A> {
+    fn drop(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            let _ = self.server.on_post(&socket, Err(Refused::BadRequest));
+        }
+    }
+}
+
+fn text(body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+    response
+}
+
+fn preflight() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type, authorization"));
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(PREFLIGHT_S));
+    response
+}
