@@ -12,6 +12,7 @@ use carillon_gateway::{Config, Counters, Gateway};
 use carillon_platform::{
     admin,
     bus::InProcessBus,
+    kv::EmbeddedBuckets,
     log::EmbeddedLog,
     service::{self, Failure, Process},
 };
@@ -93,6 +94,7 @@ impl AllInOne {
         let Process { settings, shutdown, readiness } = &self.process;
         let counters = Arc::new(Counters::default());
         let bus = Arc::new(InProcessBus::new());
+        let buckets = Arc::new(EmbeddedBuckets::of(self.log.clone()));
         let fanout = Fanout::new(settings, self.log.clone(), bus.clone());
         let (gateway_metrics, appends) = (counters.clone(), fanout.counters.clone());
         let (keys, authority) = (self.authority.clone(), self.authority.clone());
@@ -113,6 +115,7 @@ impl AllInOne {
         let gateway = Gateway {
             config: Config::new(settings),
             bus,
+            buckets,
             verifier: self.authority.clone(),
             pages: if self.mode == Mode::Dev { PAGES } else { &[] },
             counters,

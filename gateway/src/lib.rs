@@ -20,7 +20,7 @@ mod wheel;
 
 use std::{io, net::TcpListener, sync::Arc};
 
-use carillon_platform::{auth::TokenVerifier, bus::Bus, shutdown::Shutdown};
+use carillon_platform::{auth::TokenVerifier, bus::Bus, kv::Buckets, shutdown::Shutdown};
 
 pub use config::Config;
 pub use counters::Counters;
@@ -32,6 +32,8 @@ pub struct Gateway {
     pub config: Config,
     /// The way to the owners.
     pub bus: Arc<dyn Bus>,
+    /// Where what outlives a gateway is kept, and is no message.
+    pub buckets: Arc<dyn Buckets>,
     /// Who says what a token is worth.
     pub verifier: Arc<dyn TokenVerifier>,
     /// Pages served beside the doors, if any.

@@ -29,7 +29,14 @@ async fn serve(process: Process) -> Result<(), Failure> {
         let (counters, verifier, bus) = (counters.clone(), verifier.clone(), nats.bus.clone());
         admin.metrics(move || counters.metrics()).metrics(move || verifier.metrics()).metrics(move || bus.metrics())
     })?;
-    let gateway = Gateway { config: Config::new(settings), bus: nats.bus.clone(), verifier, pages: &[], counters };
+    let gateway = Gateway {
+        config: Config::new(settings),
+        bus: nats.bus.clone(),
+        buckets: nats.buckets.clone(),
+        verifier,
+        pages: &[],
+        counters,
+    };
     let serving = tokio::spawn(gateway.run(listener, process.shutdown.clone()));
     tokio::spawn(async move { auth.wait_until_serving().await });
     nats.then(&process, async |_| Ok(())).await;

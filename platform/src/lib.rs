@@ -4,6 +4,7 @@
 
 pub mod auth;
 pub mod bus;
+pub mod kv;
 pub mod log;
 
 pub mod admin;

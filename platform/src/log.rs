@@ -12,7 +12,7 @@ use carillon_proto::ids::{Offset, PartitionId, RoomName};
 use futures_util::future::BoxFuture;
 
 pub use self::{
-    embedded::{EmbeddedLog, OpenError},
+    embedded::{EmbeddedBuckets, EmbeddedLog, OpenError},
     jetstream::{JetStreamConfig, JetStreamLog, StreamError},
 };
 

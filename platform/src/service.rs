@@ -25,6 +25,7 @@ use futures_util::{
 use crate::{
     admin::{Admin, Readiness},
     bus::AwaitedBus,
+    kv::NatsBuckets,
     logging,
     nats::{ConnectError, Nats},
     settings::{Program, Settings, SettingsArgs},
@@ -118,6 +119,8 @@ const START_PATIENCE: Duration = Duration::from_secs(1);
 pub struct ComingNats {
     /// What the gateway or the owners are given meanwhile.
     pub bus: Arc<AwaitedBus>,
+    /// Where several processes agree on things; opening a bucket waits for NATS.
+    pub buckets: Arc<NatsBuckets>,
     connecting: BoxFuture<'static, Result<Nats, ConnectError>>,
 }
 
@@ -128,11 +131,18 @@ impl ComingNats {
     /// If the settings of NATS can't be used.
     pub async fn begin(settings: &Settings, program: Program) -> Result<Self, Failure> {
         let bus = Arc::new(AwaitedBus::default());
-        let mut connecting = bus.clone().connect(settings.nats.clone(), program.name());
+        let buckets = Arc::new(NatsBuckets::coming(settings.nats.replicas));
+        let (connected, arrived) = (bus.clone().connect(settings.nats.clone(), program.name()), buckets.clone());
+        let mut connecting = async move {
+            let nats = connected.await?;
+            arrived.arrive(nats.clone());
+            Ok(nats)
+        }
+        .boxed();
         match poll_immediate(&mut connecting).await {
             Some(Err(error)) => Err(Failure::settings(error)),
-            Some(Ok(nats)) => Ok(Self { bus, connecting: std::future::ready(Ok(nats)).boxed() }),
-            None => Ok(Self { bus, connecting }),
+            Some(Ok(nats)) => Ok(Self { bus, buckets, connecting: std::future::ready(Ok(nats)).boxed() }),
+            None => Ok(Self { bus, buckets, connecting }),
         }
     }
 

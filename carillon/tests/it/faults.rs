@@ -16,6 +16,7 @@ use carillon_gateway::{Config, Counters, Gateway};
 use carillon_platform::{
     auth::IssueRequest,
     bus::{Bus, BusError, InProcessBus, Subscription},
+    kv::EmbeddedBuckets,
     log::EmbeddedLog,
     settings::{Program, Settings},
     shutdown::Shutdown,
@@ -100,13 +101,20 @@ impl World {
         let bus = Arc::new(FaultyBus::new(seed, repairs));
         let shutdown = Shutdown::new();
         let log = Arc::new(EmbeddedLog::open(folder.path()).unwrap());
-        tokio::spawn(Fanout::new(&settings, log, bus.clone()).run(shutdown.token(), shutdown.clone()));
+        tokio::spawn(Fanout::new(&settings, log.clone(), bus.clone()).run(shutdown.token(), shutdown.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (authority, counters) = (Arc::new(authority()), Arc::new(Counters::default()));
         let config = Config::new(&settings);
         let verifier = authority.clone();
-        let gateway = Gateway { config, bus: bus.clone(), verifier, pages: &[], counters: counters.clone() };
+        let gateway = Gateway {
+            config,
+            bus: bus.clone(),
+            buckets: Arc::new(EmbeddedBuckets::of(log.clone())),
+            verifier,
+            pages: &[],
+            counters: counters.clone(),
+        };
         tokio::spawn(gateway.run(listener, shutdown.clone()));
         let door = |name: &str| {
             let request = IssueRequest { sub: name.to_owned(), ttl_s: 3600, grants: None, info: None };

@@ -1,6 +1,7 @@
 //! The log inside this process: an embedded store in one folder, each ack behind an fsync that it shares with all
 //! appends of that moment. One thread writes, any thread reads; nothing here knows what a record means.
 
+mod buckets;
 mod folder;
 mod journal;
 mod layout;
@@ -22,7 +23,7 @@ use carillon_proto::ids::{Offset, PartitionId, RoomName};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-pub use self::folder::OpenError;
+pub use self::{buckets::EmbeddedBuckets, folder::OpenError};
 use self::{reads::Reads, store::Store, writer::Command};
 use super::{Append, AppendError, Log, LogError, Opened, Part, ReadLimit, ReadSpan, Sequence, Stored};
 

@@ -3,6 +3,7 @@
 #[path = "../contract"]
 mod contract {
     pub(crate) mod bus;
+    pub(crate) mod kv;
     pub(crate) mod log;
 }
 
@@ -60,4 +61,26 @@ mod log {
     }
 
     crate::contract::log::log_contract!(NatsServer::start());
+}
+
+mod kv {
+    use std::sync::Arc;
+
+    use carillon_platform::kv::{Buckets, NatsBuckets};
+    use futures_util::{FutureExt, future::BoxFuture};
+
+    use crate::{contract::kv::World, server::NatsServer};
+
+    impl World for NatsServer {
+        fn buckets(&self) -> BoxFuture<'_, Arc<dyn Buckets>> {
+            async {
+                let buckets = NatsBuckets::coming(1);
+                buckets.arrive(self.connect().await);
+                Arc::new(buckets) as Arc<dyn Buckets>
+            }
+            .boxed()
+        }
+    }
+
+    crate::contract::kv::kv_contract!(NatsServer::start());
 }

@@ -5,6 +5,9 @@
 //!   order      partition ‖ sequence             →  ts ms ‖ offset ‖ room   what was appended when, the newest minutes of it
 //!   floors     partition ‖ room                 →  floor ‖ cleared         rooms that were trimmed
 //!   meta       name                             →  text                    what this log is
+//!   entries    bucket ‖ 00 ‖ key                →  revision ‖ written ms ‖ value   of key-value buckets
+//!              00                               →  the last revision
+//!   ages       bucket ‖ 00 ‖ revision           →  written ms ‖ key in `entries`   what is there, oldest first
 //! ```
 //! Numbers are 8 bytes, big endian, so that they sort. A room's name has no control characters, so that the 00 ends it
 //! and no room's keys lie between another one's.
@@ -12,7 +15,11 @@
 use bytes::Bytes;
 use carillon_proto::ids::{Offset, PartitionId, RoomName};
 
-use crate::log::{Sequence, Stored};
+use super::buckets::Found;
+use crate::{
+    kv::{Entry, Revision},
+    log::{Sequence, Stored},
+};
 
 /// Of everything below.
 pub(super) const FORMAT: &str = "1";
@@ -98,6 +105,46 @@ impl Floor {
         let (first, rest) = number(value);
         Self { first, cleared: number(rest).0 }
     }
+}
+
+/// Where the last revision of all buckets stands in `entries`: no bucket's name is empty.
+pub(super) const REVISION_KEY: [u8; 1] = [0];
+
+/// A key in `entries`; with an empty key, what all of the bucket's begin with.
+pub(super) fn entry_key(bucket: &str, key: &str) -> Vec<u8> {
+    [bucket.as_bytes(), &[0], key.as_bytes()].concat()
+}
+
+/// A value in `entries`.
+pub(super) fn entry_value(revision: Revision, written_ms: u64, value: &[u8]) -> Vec<u8> {
+    [&revision.to_be_bytes(), &written_ms.to_be_bytes(), value].concat()
+}
+
+/// An entry from its value, copied as records are.
+pub(super) fn found(value: &[u8]) -> Found {
+    let (revision, rest) = number(value);
+    let (written_ms, value) = number(rest);
+    Found { entry: Entry { value: Bytes::copy_from_slice(value), revision }, written_ms }
+}
+
+/// A key in `ages`.
+pub(super) fn age_key(bucket: &str, revision: Revision) -> Vec<u8> {
+    [bucket.as_bytes(), &[0], &revision.to_be_bytes()].concat()
+}
+
+/// The revision of a key in `ages`.
+pub(super) fn age_revision(key: &[u8]) -> Revision {
+    key.last_chunk().map_or(0, |revision| Revision::from_be_bytes(*revision))
+}
+
+/// A value in `ages`.
+pub(super) fn age_value(written_ms: u64, key: &[u8]) -> Vec<u8> {
+    [&written_ms.to_be_bytes(), key].concat()
+}
+
+/// When the entry was written, in Unix milliseconds, and its key in `entries`.
+pub(super) fn age(value: &[u8]) -> (u64, &[u8]) {
+    number(value)
 }
 
 /// The number at the front and what follows it. The store checks its blocks, so that a short value can't come from it.

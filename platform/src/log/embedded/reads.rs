@@ -7,10 +7,14 @@ use carillon_proto::ids::{Offset, PartitionId, RoomName};
 use fjall::{Readable, Snapshot};
 
 use super::{
+    buckets::Found,
     layout::{self, Floor},
     store::Store,
 };
-use crate::log::{Part, ReadLimit, ReadSpan, Sequence, Stored};
+use crate::{
+    kv::Revision,
+    log::{Part, ReadLimit, ReadSpan, Sequence, Stored},
+};
 
 /// The store at one moment.
 pub(super) struct Reads<'a> {
@@ -97,6 +101,36 @@ impl<'a> Reads<'a> {
             }
         }
         Ok(records)
+    }
+
+    /// An entry of a bucket, however old.
+    pub(super) fn entry(&self, bucket: &str, key: &str) -> fjall::Result<Option<Found>> {
+        let value = self.moment.get(&self.store.entries, layout::entry_key(bucket, key))?;
+        Ok(value.map(|value| layout::found(&value)))
+    }
+
+    /// All entries of a bucket, however old.
+    pub(super) fn entries(&self, bucket: &str) -> fjall::Result<Vec<(String, Found)>> {
+        let prefix = layout::entry_key(bucket, "");
+        let mut entries = Vec::new();
+        for entry in self.moment.prefix(&self.store.entries, &prefix) {
+            let (key, value) = entry.into_inner()?;
+            let key = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+            entries.push((key, layout::found(&value)));
+        }
+        Ok(entries)
+    }
+
+    /// The last revision that was given out.
+    pub(super) fn last_revision(&self) -> fjall::Result<Revision> {
+        let value = self.moment.get(&self.store.entries, layout::REVISION_KEY)?;
+        Ok(value.and_then(|value| Some(Revision::from_be_bytes(*value.first_chunk()?))).unwrap_or(0))
+    }
+
+    /// The ages of a bucket's entries, oldest first, from a revision on.
+    pub(super) fn ages(&self, bucket: &str, from: Revision) -> fjall::Iter {
+        let ends = [from, Revision::MAX].map(|revision| layout::age_key(bucket, revision));
+        self.moment.range(&self.store.ages, ends[0].clone()..=ends[1].clone())
     }
 
     /// Entries of `order`, both ends included.

@@ -1,4 +1,4 @@
-//! The opened store: a fjall database with four keyspaces, its limits, and what the log says about itself.
+//! The opened store: a fjall database with six keyspaces, its limits, and what the log says about itself.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use super::{
     journal, layout,
 };
 
-// Memory: 32 (cache) + 5 × 8 (messages) + 5 × 2 (order) + 5 × 1 (floors) = 87 MiB at the very most, since fjall halts
+// Memory: 32 (cache) + 5 × 8 (messages) + 5 × 2 (order) + 3 × 5 × 1 (floors, entries, ages) = 97 MiB at the very most, since fjall halts
 // writing at four full memtables beside the one in use. Under a steady load it is one or two of each: about 55 MiB.
 
 /// Blocks of the disk that are kept, decompressed.
@@ -24,8 +24,8 @@ const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 const MESSAGES_MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
 /// An entry of `order` is about 40 bytes where its message is some hundreds.
 const ORDER_MEMTABLE_BYTES: u64 = 2 * 1024 * 1024;
-/// Trimmed rooms are few and small.
-const FLOORS_MEMTABLE_BYTES: u64 = 1024 * 1024;
+/// Trimmed rooms, and entries of buckets, are few and small.
+const SMALL_MEMTABLE_BYTES: u64 = 1024 * 1024;
 /// A table of merged tables.
 const TABLE_BYTES: u64 = 8 * 1024 * 1024;
 /// fjall's smallest. Full journals wait until all that they hold is in tables, and are read again at the start: this and
@@ -43,6 +43,8 @@ pub(super) struct Store {
     pub(super) messages: Keyspace,
     pub(super) order: Keyspace,
     pub(super) floors: Keyspace,
+    pub(super) entries: Keyspace,
+    pub(super) ages: Keyspace,
     pub(super) incarnation: String,
     path: PathBuf,
     // Last, so that the folder is free only when the database is closed.
@@ -74,6 +76,9 @@ impl Store {
             messages: db.keyspace("messages", messages).map_err(broken)?,
             order: db.keyspace("order", order).map_err(broken)?,
             floors: db.keyspace("floors", small).map_err(broken)?,
+            // Made here in a log from before there were buckets.
+            entries: db.keyspace("entries", small).map_err(broken)?,
+            ages: db.keyspace("ages", small).map_err(broken)?,
             db,
             path,
             _folder: folder,
@@ -113,7 +118,9 @@ fn create(path: &Path) -> Result<(), OpenError> {
     let meta = db.keyspace("meta", small).map_err(broken)?;
     db.keyspace("messages", messages).map_err(broken)?;
     db.keyspace("order", order).map_err(broken)?;
-    db.keyspace("floors", small).map_err(broken)?;
+    for name in ["floors", "entries", "ages"] {
+        db.keyspace(name, small).map_err(broken)?;
+    }
     for (name, value) in identity() {
         meta.insert(name, value).map_err(broken)?;
     }
@@ -151,7 +158,7 @@ fn order() -> KeyspaceCreateOptions {
 }
 
 fn small() -> KeyspaceCreateOptions {
-    keyspace(FLOORS_MEMTABLE_BYTES)
+    keyspace(SMALL_MEMTABLE_BYTES)
 }
 
 /// fjall stores these options with the keyspace: other ones take effect on new logs only.

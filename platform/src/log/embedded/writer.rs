@@ -15,6 +15,7 @@ use fjall::{OwnedWriteBatch, PersistMode};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    buckets::{Write, Writes},
     layout::{self, Floor},
     reads::{Reads, now_ms},
     store::Store,
@@ -45,6 +46,7 @@ pub(super) enum Command {
     Append { partition: PartitionId, append: Append, ack: oneshot::Sender<Result<Sequence, AppendError>> },
     Trim { partition: PartitionId, room: RoomName, below: Offset, done: oneshot::Sender<Result<(), LogError>> },
     Empty { partition: PartitionId, room: RoomName, done: oneshot::Sender<Result<(), LogError>> },
+    Write(Write),
 }
 
 impl Command {
@@ -52,6 +54,7 @@ impl Command {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Append { append, .. } => append.record.len(),
+            Self::Write(write) => write.bytes(),
             Self::Trim { .. } | Self::Empty { .. } => 0,
         }
     }
@@ -77,6 +80,7 @@ pub(super) struct Writer {
     tails: [Tail; PARTITIONS as usize],
     heads: HashMap<(PartitionId, RoomName), Offset>,
     clearings: HashMap<(PartitionId, RoomName), Clearing>,
+    buckets: Writes,
 }
 
 /// The end of a partition, and how far its `order` was forgotten.
@@ -121,7 +125,8 @@ impl Writer {
             }
         }
         drop(reads);
-        Ok(Self { store, queue, queued_bytes, closed, tails, heads: HashMap::new(), clearings: HashMap::new() })
+        let buckets = Writes::new(&store)?;
+        Ok(Self { store, queue, queued_bytes, closed, tails, heads: HashMap::new(), clearings: HashMap::new(), buckets })
     }
 
     /// Writes until nobody can append any more, or until the disk fails.
@@ -168,6 +173,10 @@ impl Writer {
         self.clear(&mut batch);
         for command in commands {
             answers.push(match command {
+                Command::Write(write) => {
+                    self.buckets.write(&self.store, write, now)?;
+                    continue;
+                }
                 Command::Append { partition, append, ack } => {
                     Answer::Append(ack, self.append(&mut batch, partition, append, now)?)
                 }
@@ -180,8 +189,10 @@ impl Writer {
         }
         self.write_floors(&mut batch);
         self.forget_order(&mut batch, now)?;
+        self.buckets.put_into(&mut batch, &self.store, now)?;
         batch.commit()?;
 
+        self.buckets.answer();
         for answer in answers {
             // Who doesn't wait any more misses nothing.
             match answer {
