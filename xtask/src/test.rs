@@ -19,13 +19,15 @@ pub(crate) fn run(steps: &mut Steps) -> Result<()> {
     steps.run("tools", || {
         nats_server = Some(nats::find_or_fetch_server()?);
         tools::check_node()?;
-        tools::install_node_packages()?;
+        tools::install_node_packages(tools::WEB_TESTS)?;
+        tools::install_node_packages(tools::CLIENT)?;
         chromium = Some(tools::find_or_install_chromium()?);
         Ok(())
     })?;
     let nats_server = nats_server.expect("the step above sets it or fails");
     let chromium = chromium.expect("the step above sets it or fails");
 
+    steps.run("client", || steps::run(command("node", &["check.js"]).current_dir(root().join(tools::CLIENT))))?;
     steps.run("build", || steps::run(&mut build_binaries()))?;
     steps.run("rust tests", || {
         steps::run(cargo(&["test", "--workspace", "--locked"]).env("CARILLON_NATS_SERVER", &nats_server))

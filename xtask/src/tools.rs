@@ -11,6 +11,9 @@ use crate::steps::{command, output, root, run};
 /// The Node package that holds the tests against a started server.
 pub(crate) const WEB_TESTS: &str = "carillon/tests/web";
 
+/// The TypeScript client, with tests that need no server.
+pub(crate) const CLIENT: &str = "clients/typescript";
+
 /// The oldest Node whose test runner knows what the tests use.
 const NODE_MAJOR_MIN: u32 = 20;
 
@@ -27,10 +30,10 @@ pub(crate) fn check_node() -> Result<()> {
     Ok(())
 }
 
-/// `npm ci`, unless the very same lock was installed last time.
-pub(crate) fn install_node_packages() -> Result<()> {
-    let folder = root().join(WEB_TESTS);
-    let lock = fs::read(folder.join("package-lock.json")).with_context(|| format!("no package-lock.json in {WEB_TESTS}"))?;
+/// `npm ci` in a folder of the workspace, unless the very same lock was installed last time.
+pub(crate) fn install_node_packages(package: &str) -> Result<()> {
+    let folder = root().join(package);
+    let lock = fs::read(folder.join("package-lock.json")).with_context(|| format!("no package-lock.json in {package}"))?;
     let installed = folder.join("node_modules/.installed-lock.json");
     if fs::read(&installed).is_ok_and(|installed| installed == lock) {
         return Ok(());

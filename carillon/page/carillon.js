@@ -1,0 +1,1065 @@
+// Built from clients/typescript by its build.js; do not edit.
+var __defProp = Object.defineProperty;
+var __getOwnPropNames = Object.getOwnPropertyNames;
+var __esm = (fn, res, err) => function __init() {
+  if (err) throw err[0];
+  try {
+    return fn && (res = (0, fn[__getOwnPropNames(fn)[0]])(fn = 0)), res;
+  } catch (e) {
+    throw err = [e], e;
+  }
+};
+var __export = (target, all) => {
+  for (var name in all)
+    __defProp(target, name, { get: all[name], enumerable: true });
+};
+
+// src/fallback.ts
+var fallback_exports = {};
+__export(fallback_exports, {
+  open: () => open
+});
+async function open(url, token, options, clock, probe) {
+  throw new Error(`${url} ${token} ${options} ${clock} ${probe}`);
+}
+var init_fallback = __esm({
+  "src/fallback.ts"() {
+    "use strict";
+  }
+});
+
+// src/look.ts
+var look_exports = {};
+__export(look_exports, {
+  look: () => look
+});
+async function look(wire, room, { text, inDoubtSince }, known) {
+  const sinceTs = inDoubtSince - SKEW_MS;
+  let before;
+  for (let page = 0; page < PAGES_MAX; page += 1) {
+    const { messages, more } = await new Promise((resolve, reject) => wire._ask({ type: "history", room, before, limit: PAGE }, {}, resolve, reject));
+    const found = messages.find(({ id, sender, payload, ts }) => sender === wire.connection.userId && !known.has(id) && ts > sinceTs && JSON.stringify(payload) === text);
+    if (found) return { ...found, duplicate: true };
+    if (!more || !messages[0] || messages[0].ts <= sinceTs) break;
+    before = messages[0].offset;
+  }
+  return void 0;
+}
+var SKEW_MS, PAGE, PAGES_MAX;
+var init_look = __esm({
+  "src/look.ts"() {
+    "use strict";
+    SKEW_MS = 10 * 6e4;
+    PAGE = 200;
+    PAGES_MAX = 20;
+  }
+});
+
+// src/clock.ts
+var realClock = {
+  now: Date.now,
+  setTimeout: (run, ms) => setTimeout(run, ms),
+  clearTimeout: (timer) => clearTimeout(timer),
+  random: Math.random
+};
+function randomId() {
+  return crypto.getRandomValues(new Uint32Array(4)).join("-");
+}
+
+// src/emitter.ts
+var Emitter = class {
+  #listeners = /* @__PURE__ */ new Map();
+  /** Calls `listener` from now on. Returns the function that ends it. The same function is called once, however often it was given. */
+  on(kind, listener) {
+    const all = this.#listeners.get(kind) ?? /* @__PURE__ */ new Set();
+    this.#listeners.set(kind, all.add(listener));
+    return () => void all.delete(listener);
+  }
+  /** @internal */
+  _emit(kind, told) {
+    for (const listener of [...this.#listeners.get(kind) ?? []]) {
+      try {
+        listener(told);
+      } catch (error) {
+        queueMicrotask(() => {
+          throw error;
+        });
+      }
+    }
+  }
+};
+
+// src/error.ts
+var CarillonError = class extends Error {
+  constructor(code, message, more = {}) {
+    super(message);
+    this.name = "CarillonError";
+    this.code = code;
+    Object.assign(this, more);
+  }
+};
+function mayRetry(code) {
+  return code === "unavailable" || code === "internal" || code === "rate_limited";
+}
+
+// src/pace.ts
+var BURST_MS = 1e3;
+var ABSURD_MS = 1e6;
+var Pace = class {
+  constructor(_clock, _perSecond, _write) {
+    this._clock = _clock;
+    this._perSecond = _perSecond;
+    this._write = _write;
+  }
+  #turnAt = 0;
+  #isStopped = false;
+  /** Writes `text` now or later, in order. `isDroppable` is written now or not at all: false says that it was not. */
+  send(text, isDroppable) {
+    const now = this._clock.now();
+    if (this.#turnAt > now + ABSURD_MS) this.#turnAt = 0;
+    const turnAt = Math.max(this.#turnAt, now - BURST_MS) + 1e3 / this._perSecond;
+    if (turnAt > now && isDroppable) return false;
+    this.#turnAt = turnAt;
+    if (turnAt <= now) this._write(text);
+    else this._clock.setTimeout(() => this.#isStopped || this._write(text), turnAt - now);
+    return true;
+  }
+  onGone() {
+    this.#isStopped = true;
+  }
+};
+
+// src/retry.ts
+var BACKOFF_FIRST_MS = 1e3;
+var BACKOFF_MAX_MS = 3e4;
+function backoffMs(attempt, random) {
+  return random() * Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** attempt);
+}
+function afterClose(closeCode, reason, toldMs, random) {
+  if (closeCode === 1009 || closeCode >= 4e3 && closeCode < 4100) {
+    const code = closeCode === 1009 ? "payload_too_large" : reason || "stopped";
+    return new CarillonError(code, `closed by the server for good: ${closeCode} ${reason}`, { closeCode });
+  }
+  if (closeCode >= 4200 && closeCode < 4300) {
+    const told = /retry_ms=(\d+)/.exec(reason)?.[1];
+    return told ? +told : toldMs ?? random() * BACKOFF_FIRST_MS;
+  }
+  return void 0;
+}
+
+// src/token.ts
+var SPARE_MS = 5e3;
+var RENEW_BEFORE_MS = 6e4;
+var WRONG_CLOCK_MS = 3e4;
+var TIMER_MAX_MS = 2 ** 31 - 1;
+var Token = class {
+  constructor(source, clock) {
+    this.source = source;
+    this.clock = clock;
+  }
+  #current = null;
+  #endsAt = 0;
+  /** Whether there is a way to another one. */
+  get renewable() {
+    return typeof this.source === "function";
+  }
+  /** The current token, or another one where that is over. */
+  async take() {
+    if (typeof this.source !== "function") return this.source;
+    if (!this.#current || this.#endsAt - SPARE_MS <= this.clock.now()) {
+      const token = await this.source();
+      this.#current = token;
+      this.#endsAt = endsAt(token, this.clock.now());
+    }
+    return this.#current;
+  }
+  /** It is not to be used again. */
+  drop() {
+    this.#current = null;
+  }
+  /** How long to wait before it is renewed, for a token that the server says ends at `expiresAt`. */
+  renewInMs(expiresAt) {
+    const leftMs = Math.min(expiresAt, this.#endsAt || Infinity) - this.clock.now();
+    return leftMs > 0 ? Math.min(Math.max(leftMs - RENEW_BEFORE_MS, leftMs * 0.8), TIMER_MAX_MS) : WRONG_CLOCK_MS;
+  }
+};
+function endsAt(token, now) {
+  try {
+    const claims = token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/");
+    const { exp, iat } = JSON.parse(atob(claims));
+    return Math.min(exp * 1e3, iat === void 0 ? Infinity : now + (exp - iat) * 1e3);
+  } catch {
+    return Infinity;
+  }
+}
+
+// src/connection.ts
+var CONNECT_WITHIN_MS = 1e4;
+var STABLE_MS = 1e4;
+var PING_EVERY_MS = 25e3;
+var PONG_WITHIN_MS = 1e4;
+var PONG_WITHIN_WAKING_MS = 4e3;
+var RENEW_AGAIN_MS = 5e3;
+var BLOCKED_AFTER = 2;
+var WEBSOCKET_WORKS = 4299;
+var RENEWAL = 0;
+var DEFAULT_LIMITS = { frameBytes: 65536, rooms: 256, framesPerSecond: 50 };
+var Connection = class extends Emitter {
+  /** @internal */
+  constructor(options, clock) {
+    super();
+    /** What it is doing. */
+    this.state = "idle";
+    /** While `waiting`: when the next attempt is due, Unix milliseconds. */
+    this.retryAt = 0;
+    /** The way in that is used. */
+    this.transport = "websocket";
+    this.limits = DEFAULT_LIMITS;
+    /** @internal */
+    this._onFrame = () => {
+    };
+    /** @internal Frames can be sent now. */
+    this._onConnected = () => {
+    };
+    /** @internal The socket is gone; `error` if the connection will not come back by itself. */
+    this._onGone = () => {
+    };
+    /** Counts attempts; what belongs to an earlier one is not heard any more. */
+    this.#turn = 0;
+    this.#retries = 0;
+    this.#connectedAt = 0;
+    this.#isTold = false;
+    this.#blocked = 0;
+    this.#timers = {};
+    this.#options = options;
+    this.#clock = clock;
+    this.#url = baseOf(options.url);
+    this.clientId = options.clientId ?? randomId();
+    this._token = new Token(options.token, clock);
+  }
+  #options;
+  #clock;
+  #url;
+  #socket;
+  #pace;
+  #turn;
+  #retries;
+  #connectedAt;
+  #isTold;
+  #drainMs;
+  #blocked;
+  #timers;
+  /** There while it is not idle, stopped or closed. */
+  #listening;
+  /** @internal */
+  _start() {
+    if (this.state === "idle") this._open();
+  }
+  /** @internal Opens now, whatever it was waiting for. */
+  _open() {
+    if (this.state === "connected" || this.state === "connecting") return;
+    this.#listening ??= listenToSurroundings(() => this.#wake());
+    this.error = void 0;
+    void this.#attempt();
+  }
+  /** @internal Ends for good. */
+  _close() {
+    this.#end("closed", new CarillonError("closed", "the client was closed"));
+  }
+  /**
+   * Drops the socket as if the network had gone, and comes back after `awayMs`. For tests and demonstrations: nothing
+   * is lost by it.
+   */
+  drop(awayMs = 0) {
+    if (!this.#listening) return;
+    this.#abandon();
+    this.#wait(awayMs, true);
+  }
+  /**
+   * @internal False: it was not sent. `isDroppable`: now or not at all. `isAtOnce`: joins and leaves have an allowance of
+   * their own, as large as the number of rooms.
+   */
+  _send(text, isDroppable, isAtOnce) {
+    if (this.state !== "connected") return false;
+    return isAtOnce ? (this.#socket.send(text), true) : this.#pace.send(text, isDroppable);
+  }
+  /** @internal Brings a newer token while everything goes on, or connects with it. */
+  async _renew() {
+    const token = this._token;
+    token.drop();
+    const turn = this.#turn;
+    try {
+      const next = await token.take();
+      if (turn !== this.#turn || this.state !== "connected") return;
+      if (next === null) return this.#end("stopped", signedOut());
+      this._send(JSON.stringify({ type: "refresh", ref: RENEWAL, token: next }));
+    } catch {
+      if (turn === this.#turn) this.#after("renew", RENEW_AGAIN_MS, () => void this._renew());
+    }
+  }
+  async #attempt() {
+    const turn = ++this.#turn;
+    this.#clear();
+    this.#drainMs = void 0;
+    this.#enter("connecting");
+    try {
+      const token = await this._token.take();
+      if (turn !== this.#turn) return;
+      if (!token) return this.#end("stopped", signedOut());
+      const socket2 = await this.#makeSocket(token);
+      if (turn !== this.#turn) return socket2.close();
+      this.#socket = socket2;
+    } catch (error) {
+      if (turn !== this.#turn) return;
+      if (error instanceof CarillonError) return this.#end("stopped", error);
+      this.error = new CarillonError("unavailable", String(error));
+      if (this.transport === "sse") this.#blocked += 1;
+      return this.#retry();
+    }
+    const socket = this.#socket;
+    socket.onmessage = ({ data }) => this.#onFrame(JSON.parse(data));
+    socket.onclose = ({ code, reason }) => this.#onClose(code, reason);
+    socket.onerror = () => {
+    };
+    this.#after("connect", CONNECT_WITHIN_MS, () => this.#onClose(1006, ""));
+  }
+  /** Two attempts that WebSocket failed, one over the fallback, and so on, until one of them works. */
+  async #makeSocket(token) {
+    const { WebSocket = globalThis.WebSocket, fallback } = this.#options;
+    const isBlocked = fallback !== false && (!WebSocket || this.#blocked % (BLOCKED_AFTER + 1) === BLOCKED_AFTER);
+    this.transport = isBlocked ? "sse" : "websocket";
+    const make = () => {
+      const url = new URL("ws", this.#url);
+      url.protocol = url.protocol.replace("http", "ws");
+      url.searchParams.set("client", this.clientId);
+      return new WebSocket(url.href, ["carillon.v1", "carillon.token." + token]);
+    };
+    if (isBlocked) return (await Promise.resolve().then(() => (init_fallback(), fallback_exports))).open(this.#url, token, this.#options, this.#clock, WebSocket && make);
+    try {
+      return make();
+    } catch (error) {
+      throw new CarillonError(WebSocket ? "unauthorized" : "unsupported", String(error));
+    }
+  }
+  #onFrame(frame) {
+    this.#clock.clearTimeout(this.#timers.pong);
+    this.#timers.pong = void 0;
+    if (frame.type === "connected") this.#onConnected(frame);
+    else if (frame.type === "draining") this.#drainMs = frame.retryAfterMs;
+    else if (frame.ref === RENEWAL) this.#onRenewed(frame);
+    else this._onFrame(frame);
+  }
+  #onConnected(frame) {
+    this.#clock.clearTimeout(this.#timers.connect);
+    this.userId = frame.userId;
+    this.limits = { ...DEFAULT_LIMITS, ...frame.limits };
+    this.#connectedAt = this.#clock.now();
+    const socket = this.#socket;
+    this.#pace = new Pace(this.#clock, this.limits.framesPerSecond, (text) => socket.send(text));
+    if (this.transport === "websocket") this.#blocked = 0;
+    this.#expires(frame.expiresAt);
+    this.#after("ping", PING_EVERY_MS, () => this.#ping(PONG_WITHIN_MS));
+    this.error = void 0;
+    this.#enter("connected");
+    this._onConnected();
+  }
+  /** The answer to `refresh`. */
+  #onRenewed(frame) {
+    if (frame.type === "refreshed") this.#expires(frame.expiresAt);
+    else this.#after("renew", frame.retryAfterMs ?? RENEW_AGAIN_MS, () => void this._renew());
+  }
+  #expires(expiresAt) {
+    this.expiresAt = expiresAt;
+    if (expiresAt === void 0 || !this._token.renewable) return;
+    this.#after("renew", this._token.renewInMs(expiresAt), () => void this._renew());
+  }
+  #ping(pongWithinMs) {
+    this.#after("ping", PING_EVERY_MS, () => this.#ping(PONG_WITHIN_MS));
+    if (this.#timers.pong === void 0) this.#after("pong", pongWithinMs, () => this.#onClose(1006, ""));
+    this._send('{"type":"ping"}');
+  }
+  /** The page is looked at again, or the network came back: no time to wait, and the socket may be a dead one. */
+  #wake() {
+    if (this.state === "waiting") {
+      if (!this.#isTold && globalThis.navigator?.onLine !== false) void this.#attempt();
+    } else if (this.state === "connected") {
+      this.#ping(PONG_WITHIN_WAKING_MS);
+    }
+  }
+  #onClose(code, reason) {
+    const wasConnected = this.state === "connected";
+    if (wasConnected && this.#clock.now() - this.#connectedAt >= STABLE_MS) this.#retries = 0;
+    if (!wasConnected && code < 4e3) this.#blocked += 1;
+    if (wasConnected && code === WEBSOCKET_WORKS) this.#blocked = 0;
+    this.#abandon();
+    const next = afterClose(code, reason, this.#drainMs, this.#clock.random);
+    this.error = next instanceof CarillonError ? next : new CarillonError("unavailable", `the connection ended: ${code} ${reason}`, { closeCode: code });
+    if (code === 4004 && this._token.renewable) {
+      this._token.drop();
+      this.#retry(this.#retries ? void 0 : 0);
+    } else if (next === this.error) this.#end("stopped", next);
+    else if (next === void 0) this.#retry();
+    else this.#wait(next, true);
+  }
+  #retry(delayMs = backoffMs(this.#retries, this.#clock.random)) {
+    if (this.#retries++ < (this.#options.maxRetries ?? Infinity)) this.#wait(delayMs);
+    else this.#end("stopped", new CarillonError("gave_up", "every attempt failed"));
+  }
+  #wait(delayMs, isTold = false) {
+    this.#turn += 1;
+    this.#isTold = isTold;
+    this.retryAt = this.#clock.now() + delayMs;
+    this.#after("retry", delayMs, () => void this.#attempt());
+    this.#enter("waiting");
+  }
+  #end(state, error) {
+    this.#turn += 1;
+    this.#retries = 0;
+    this.#abandon(error);
+    this.#listening?.abort();
+    this.#listening = void 0;
+    this.error = error;
+    this.#enter(state);
+  }
+  /** Lets go of the socket: nothing that it still says is heard. */
+  #abandon(error) {
+    const socket = this.#socket;
+    this.#socket = void 0;
+    this.#clear();
+    this.#pace?.onGone();
+    if (socket) {
+      socket.onmessage = socket.onclose = socket.onopen = null;
+      socket.close();
+    }
+    if (this.state === "connected") this.state = "waiting";
+    this._onGone(error);
+  }
+  #after(name, ms, run) {
+    this.#clock.clearTimeout(this.#timers[name]);
+    this.#timers[name] = this.#clock.setTimeout(() => {
+      this.#timers[name] = void 0;
+      run();
+    }, ms);
+  }
+  #clear() {
+    for (const timer of Object.values(this.#timers)) this.#clock.clearTimeout(timer);
+    this.#timers = {};
+  }
+  #enter(state) {
+    this.state = state;
+    this._emit("change", state);
+  }
+};
+function baseOf(url = globalThis.location?.origin) {
+  return new URL(String(url).replace(/^ws/, "http").replace(/\/(ws)?$/, "") + "/");
+}
+function signedOut() {
+  return new CarillonError("unauthorized", "there is no token");
+}
+function listenToSurroundings(wake) {
+  const ending = new AbortController();
+  const { signal } = ending;
+  const page = globalThis.document;
+  page?.addEventListener("visibilitychange", () => page.visibilityState === "visible" && wake(), { signal });
+  if (globalThis.addEventListener) for (const what of ["online", "offline"]) addEventListener(what, wake, { signal });
+  return ending;
+}
+
+// src/publishing.ts
+var KEY_KNOWN_MS = 1e5;
+var KNOWN_MAX = 4e3;
+var LOAD_AGAIN_MS = 5e3;
+var Publishing = class {
+  constructor(_room) {
+    this._room = _room;
+    this.list = [];
+    this.#isHeld = false;
+    /** Counts connections; what was held belongs to one. */
+    this.#turn = 0;
+    this.#attempt = 0;
+    /** Ids of what was settled, so that it is not found a second time. */
+    this.#known = /* @__PURE__ */ new Set();
+  }
+  #isHeld;
+  #turn;
+  #attempt;
+  #known;
+  add(publish) {
+    this.list.push(publish);
+    this._room._wire._queued += 1;
+    this.pump();
+  }
+  /** Sends what waits, in order; nothing overtakes one that is held. */
+  pump() {
+    for (const publish of [...this.list]) {
+      if (this.#isHeld || this._room._wire.connection.state !== "connected" || !this._room._isOpen()) return;
+      if (!publish.isSent) this.#next(publish);
+    }
+  }
+  onDisconnected() {
+    for (const publish of this.list) publish.isSent = false;
+    this.#isHeld = false;
+    this.#turn += 1;
+  }
+  /** The message of a key is stored. */
+  settleKey(key, frame) {
+    const publish = this.list.find((publish2) => publish2.key === key);
+    if (publish) this.#settle(publish, frame);
+    return publish;
+  }
+  /** Messages are gone for good, and those in doubt may have been among them. */
+  onGap() {
+    for (const publish of this.list) if (publish.inDoubtSince && !publish.isSent) publish.isHidden = true;
+  }
+  fail(error) {
+    for (const publish of [...this.list]) this.#fail(publish, error);
+  }
+  #next(publish) {
+    const { inDoubtSince, isHidden } = publish;
+    const age = this._room._clock.now() - (inDoubtSince ?? 0);
+    if (!inDoubtSince || age >= 0 && age < KEY_KNOWN_MS) this.#send(publish);
+    else if (!isHidden && this._room._isReadSince(inDoubtSince)) this.#send(publish, true);
+    else this.#look(publish);
+  }
+  #send(publish, isNew = false) {
+    publish.isSent = true;
+    if (isNew || !publish.inDoubtSince) publish.inDoubtSince = this._room._clock.now();
+    const frame = { type: "broadcast", room: this._room.name, key: publish.key };
+    this._room._wire._ask(frame, { payload: publish.text }, (ack) => this.#onAck(publish, ack), (error, answer) => this.#onError(publish, error, answer));
+  }
+  #onAck(publish, ack) {
+    this.#attempt = 0;
+    if (!this.#settle(publish, ack)) return;
+    this._room._onStored(publish, ack);
+  }
+  #onError(publish, error, { retryAfterMs }) {
+    if (!mayRetry(error.code)) return this.#fail(publish, error, true);
+    publish.isSent = false;
+    if (!error.outcome) delete publish.inDoubtSince;
+    this.#hold(retryAfterMs ?? backoffMs(this.#attempt++, this._room._clock.random));
+  }
+  #hold(ms) {
+    this.#isHeld = true;
+    const turn = this.#turn;
+    this._room._clock.setTimeout(() => {
+      if (turn !== this.#turn) return;
+      this.#isHeld = false;
+      this.pump();
+    }, ms);
+  }
+  /** False: it was settled before. */
+  #settle(publish, { offset, id, ts, duplicate }) {
+    const isFirst = this.#remove(publish);
+    if (this.#known.add(id).size > KNOWN_MAX) this.#known.delete(this.#known.values().next().value);
+    publish.resolve({ offset, id, ts, ...duplicate && { duplicate } });
+    return isFirst;
+  }
+  #fail(publish, { code, message, closeCode }, isRefused) {
+    const outcome = publish.inDoubtSince && !isRefused ? "unknown" : void 0;
+    if (this.#remove(publish)) publish.reject(new CarillonError(code, message, { closeCode, outcome }));
+  }
+  #remove(publish) {
+    const index = this.list.indexOf(publish);
+    if (index < 0) return false;
+    this.list.splice(index, 1);
+    this._room._wire._queued -= 1;
+    return true;
+  }
+  /** Looks for it in the room's history. Hardly ever needed, and so not part of what every page loads. */
+  #look(publish) {
+    this.#isHeld = true;
+    const turn = this.#turn;
+    const settle = (found, error) => {
+      if (turn !== this.#turn) return;
+      this.#isHeld = false;
+      if (found) this.#settle(publish, found);
+      else if (error || publish.isHidden) this.#fail(publish, error ?? new CarillonError("unavailable", "it may be stored or not: what followed is gone"));
+      else this.#send(publish, true);
+      this.pump();
+    };
+    Promise.resolve().then(() => (init_look(), look_exports)).then(({ look: look2 }) => look2(this._room._wire, this._room.name, publish, this.#known)).then(settle, (error) => error instanceof CarillonError ? settle(void 0, error) : this.#hold(LOAD_AGAIN_MS));
+  }
+};
+
+// src/room.ts
+var ITERATOR_BUFFER_MAX = 1e4;
+var GAPS_MAX = 3;
+var FRAME_AROUND_BYTES = 256;
+var HISTORY_LIMIT_MAX = 1e3;
+var ignore = () => {
+};
+var WATCHED = /* @__PURE__ */ new Set(["presence", "userJoined", "userLeft"]);
+var Room = class extends Emitter {
+  /** @internal */
+  constructor(name, options, wire, clock) {
+    super();
+    this.state = "idle";
+    /** The newest offset that is known of. */
+    this.head = 0;
+    this.#publishing = new Publishing(this);
+    /** The last offset that was counted; null until the room was joined for the first time. */
+    this.#offset = null;
+    this.#epoch = "";
+    /** Since when nothing is missed, Unix milliseconds. */
+    this.#readSince = 0;
+    /** Somebody listens. */
+    this.#isWanted = false;
+    this.#isWatched = false;
+    /** What comes is counted. It is not while a join is on its way that covers it. */
+    this.#isCounting = false;
+    this.#joinTurn = 0;
+    this.#isJoinDue = false;
+    this.#joinAttempt = 0;
+    this.#gaps = 0;
+    this.#isReloading = false;
+    /** One's own messages are asked for as such, since they can't be fetched. */
+    this.#echo = false;
+    /** Acknowledged before their place was reached. */
+    this.#early = /* @__PURE__ */ new Map();
+    this.name = name;
+    this.#options = options;
+    this._wire = wire;
+    this._clock = clock;
+    if (options.since) ({ offset: this.#offset, epoch: this.#epoch } = options.since);
+  }
+  #options;
+  #publishing;
+  #offset;
+  #epoch;
+  #readSince;
+  #isWanted;
+  #isWatched;
+  #isCounting;
+  #joinTurn;
+  #isJoinDue;
+  #joinAttempt;
+  #joinTimer;
+  #gaps;
+  #isReloading;
+  #echo;
+  #early;
+  /** Everything up to here was told. Keep it to go on from here in another life of the app (option `since`). */
+  get position() {
+    return this.#offset === null ? void 0 : { offset: this.#offset, epoch: this.#epoch };
+  }
+  /**
+   * Calls `listener` from now on, and joins the room unless `kind` is `change` or `end`. Returns the function that ends the
+   * listening; the room stays joined until `leave()`.
+   */
+  on(kind, listener) {
+    if (WATCHED.has(kind) && !this.#isWatched) {
+      this.#isWatched = true;
+      if (this.#isWanted) this.#joinSoon();
+    }
+    if (kind !== "change" && kind !== "end") this.join();
+    return super.on(kind, listener);
+  }
+  /** Messages from now on, for as long as the loop runs: `for await (const message of room)`. */
+  async *[Symbol.asyncIterator]() {
+    const buffer = [];
+    let ended;
+    let wake = () => {
+    };
+    const end = (error) => {
+      ended ??= { error };
+      unlisten();
+      unlistenEnd();
+      wake();
+    };
+    const unlistenEnd = this.on("end", end);
+    const unlisten = this.on("message", (message) => {
+      if (buffer.push(message) > ITERATOR_BUFFER_MAX) end(new CarillonError("slow_consumer", "messages were read too slowly"));
+      wake();
+    });
+    try {
+      for (; ; ) {
+        if (buffer.length) yield buffer.shift();
+        else if (ended?.error) throw ended.error;
+        else if (ended) return;
+        else await new Promise((resolve) => wake = resolve);
+      }
+    } finally {
+      end();
+    }
+  }
+  /** Becomes a member, as the first listener does. */
+  join() {
+    if (this.#isWanted) return;
+    this.#isWanted = true;
+    this.#enter("joining");
+    this.#joinSoon();
+  }
+  /** Is no member any more, and forgets where it was. What waits to be published still is. */
+  leave() {
+    if (!this.#isWanted) return;
+    this.#isWanted = this.#isWatched = this.#isReloading = false;
+    this.#offset = null;
+    this.#epoch = "";
+    this.#early.clear();
+    this.present = void 0;
+    if (this._wire.connection.state === "connected") this.#ask("leave", { atOnce: true }, ignore, ignore);
+    this.#onNoMember();
+    this.#enter("idle");
+    this._emit("end", void 0);
+    this.#publishing.pump();
+  }
+  /**
+   * Stores a message. Resolves once it is durable, with its place in the room; waits while there is no connection, and
+   * is stored once, however often that breaks. Rejects with a `CarillonError`.
+   */
+  publish(payload, { key = randomId() } = {}) {
+    return new Promise((resolve, reject) => {
+      this._wire._need();
+      if (this._wire._queued >= this._wire._queueLimit) throw new CarillonError("queue_full", "too many publishes wait already");
+      const text = JSON.stringify(payload);
+      if (text === void 0) throw new CarillonError("bad_request", "the payload is not JSON");
+      const { frameBytes } = this._wire.connection.limits;
+      if (new TextEncoder().encode(this.name + key + text).length > frameBytes - FRAME_AROUND_BYTES) {
+        throw new CarillonError("payload_too_large", `the server takes frames of at most ${frameBytes} bytes`);
+      }
+      this.#publishing.add({ key, text, resolve, reject });
+    });
+  }
+  /**
+   * Tells those who are there now; nothing is stored. Returns false if it was dropped: without a connection, or above
+   * the rate that the server allows.
+   */
+  ephemeral(payload) {
+    this._wire.connection._start();
+    return this._wire.connection._send(JSON.stringify({ type: "broadcast", room: this.name, ephemeral: true, payload }), true);
+  }
+  /** A part of the room, oldest first: the newest messages, those below `before`, or those above `after`. */
+  async history(options) {
+    const { messages, more, epoch } = await this.#read("history", options);
+    return { messages: messages.map((message) => this.#toMessage(message)), more, epoch };
+  }
+  /** Who is there now. For who comes and goes, listen to `presence`. */
+  async presence() {
+    const { count, members, truncated } = await this.#read("presence");
+    return { count, members, truncated: Boolean(truncated) };
+  }
+  #read(type, options) {
+    return new Promise((resolve, reject) => {
+      this._wire._need();
+      this.#ask(type, { again: true }, resolve, reject, options);
+    });
+  }
+  #ask(type, options, done, failed, more) {
+    this._wire._ask({ type, room: this.name, ...more }, options, done, failed);
+  }
+  // ------------------------------------------------------------------------------------------- connection
+  /** @internal */
+  _onConnected() {
+    if (this.#isWanted) this.#join();
+    this.#publishing.pump();
+  }
+  /** @internal */
+  _onGone(error) {
+    this.#onNoMember();
+    this.#publishing.onDisconnected();
+    if (this.#isWanted) this.#enter("joining");
+    if (!error) return;
+    this.#publishing.fail(error);
+    this._emit("end", error.code === "closed" ? void 0 : error);
+  }
+  /** @internal A frame that answers nothing. */
+  _onFrame(frame) {
+    const { type } = frame;
+    if (frame.ephemeral) this.#onEphemeral(frame);
+    else if (type === "message" || type === "own") this.#onStored(frame);
+    else if (type === "joined") this.#onJoined(frame);
+    else if (type === "userJoined" || type === "userLeft") this.#onPresence(frame);
+    else if (type === "left") this.#onLeft();
+    this.#settle();
+  }
+  // ------------------------------------------------------------------------------------------- membership
+  /** Not at once: listeners that are set together ask together. */
+  #joinSoon() {
+    if (this.#isJoinDue) return;
+    this.#isJoinDue = true;
+    queueMicrotask(() => {
+      this.#isJoinDue = false;
+      if (!this.#isWanted) return;
+      this._wire.connection._start();
+      this.#join();
+    });
+  }
+  #join() {
+    if (this._wire.connection.state !== "connected" || this.#isReloading) return;
+    const turn = ++this.#joinTurn;
+    this._clock.clearTimeout(this.#joinTimer);
+    this.#isCounting = false;
+    const since = this.#offset;
+    const place = since === null ? { last: this.#options.last } : { since, epoch: this.#epoch };
+    this.#ask("join", { atOnce: true }, (joined) => {
+      if (turn !== this.#joinTurn) return;
+      this.#joinAttempt = 0;
+      this.#onJoined(joined);
+      this.#settle();
+    }, (error, { retryAfterMs }) => {
+      if (turn !== this.#joinTurn) return;
+      this.#onNoMember();
+      if (!mayRetry(error.code)) return this.#onRefused(error);
+      this.#enter("joining");
+      this.#joinTimer = this._clock.setTimeout(() => this.#join(), retryAfterMs ?? backoffMs(this.#joinAttempt++, this._clock.random));
+    }, { ...place, presence: this.#isWatched, echo: this.#echo });
+  }
+  #onJoined({ offset: head, epoch, recovered, reason, members, truncated }) {
+    this.#isCounting = true;
+    this.error = void 0;
+    if (members) this.#show({ count: members.length, members, truncated: Boolean(truncated) });
+    if (!recovered && this.#offset !== null) return this.#onGap(reason ?? "epoch", head, epoch);
+    this.#gaps = 0;
+    this.head = head;
+    this.#epoch = epoch;
+    if (this.#offset !== null) return;
+    this.#readSince = this._clock.now();
+    if (!(this.#options.last && head)) this.#offset = head;
+  }
+  #onRefused(error) {
+    this.error = error;
+    this.#enter("refused");
+    this._emit("end", error);
+    this.#publishing.pump();
+  }
+  /** Unasked: a newer token does not open this room any more, or the server gave up. Asking again tells which. */
+  #onLeft() {
+    if (!this.#isCounting) return;
+    this.#onNoMember();
+    this.#enter("joining");
+    this.#joinSoon();
+  }
+  #onNoMember() {
+    this.#joinTurn += 1;
+    this.#isCounting = false;
+    this._clock.clearTimeout(this.#joinTimer);
+  }
+  /** Messages are gone. Finds out which, tells, and goes on with what is left. */
+  #onGap(reason, head, epoch) {
+    const after = this.#offset;
+    this.#isCounting = false;
+    const isLast = ++this.#gaps > GAPS_MAX;
+    const turn = this.#joinTurn;
+    const goOn = (before = head + 1) => turn === this.#joinTurn && this.#goOn({ room: this.name, reason, after, before, epoch }, isLast);
+    if (isLast) goOn();
+    else if (reason === "epoch") goOn(1);
+    else this.#ask("history", {}, ({ messages }) => goOn(messages[0]?.offset), () => goOn(), { after, limit: 1 });
+  }
+  #goOn(gap, isLast) {
+    this.#publishing.onGap();
+    if (gap.reason === "epoch") this.#early.clear();
+    this.#offset = gap.before - 1;
+    this.#epoch = gap.epoch;
+    this._emit("gap", gap);
+    this.#isCounting = isLast;
+    if (isLast) this.head = this.#offset;
+    else if (this.#options.reload) this.#reload(gap, this.#options.reload);
+    else this.#join();
+  }
+  #reload(gap, reload) {
+    this.#isReloading = true;
+    const goOn = (position) => {
+      if (!this.#isReloading) return;
+      this.#isReloading = false;
+      if (position) ({ offset: this.#offset, epoch: this.#epoch } = position);
+      this.#join();
+    };
+    void (async () => reload(gap))().then(goOn, () => goOn());
+  }
+  // --------------------------------------------------------------------------------------------- counting
+  #onStored(frame) {
+    const publish = frame.type === "own" ? this.#publishing.settleKey(frame.key, frame) : void 0;
+    if (!this.#isCounting) return;
+    const { offset, epoch } = frame;
+    if (offset === 1 && epoch && epoch !== this.#epoch) {
+      if (this.#offset) return this.#onGap("epoch", 1, epoch);
+      this.#epoch = epoch;
+    }
+    this.#offset ??= offset - 1;
+    if (offset <= this.#offset) return;
+    if (offset > this.#offset + 1) return this.#join();
+    if (publish) this.#early.set(offset, this.#toOwn(publish, frame));
+    else if (frame.type === "own" && !this.#early.has(offset)) return this.#fetch();
+    else if (frame.type !== "own") this.#early.set(offset, this.#toMessage(frame));
+    this.#countEarly();
+  }
+  /** @internal */
+  _isOpen() {
+    return this.state === "live" || this.state === "refused" || !this.#isWanted;
+  }
+  /** @internal */
+  _isReadSince(time) {
+    return this.state === "live" && this._wire.connection.transport === "websocket" && !this.#echo && this.#readSince <= time;
+  }
+  /** @internal */
+  _onStored(publish, ack) {
+    const { offset, duplicate } = ack;
+    if (this.#offset === null) return;
+    if (offset > this.#offset) {
+      this.#early.set(offset, this.#toOwn(publish, ack));
+      this.#countEarly();
+      if (offset === 1 && !this.#epoch) this.#learnEpoch();
+    } else if (!duplicate && this.#isCounting) {
+      this.#join();
+    }
+    this.#settle();
+  }
+  #countEarly() {
+    for (let next; this.#isCounting && (next = this.#early.get(this.#offset + 1)); ) this.#count(next);
+  }
+  #count(message) {
+    this.#offset = message.offset;
+    this.head = Math.max(this.head, message.offset);
+    this.#early.delete(message.offset);
+    this._emit("message", message);
+  }
+  /** One's own messages of an earlier life of this app come without payload: this part is read from the history. */
+  #fetch() {
+    this.#isCounting = false;
+    const turn = ++this.#joinTurn;
+    const goOn = (messages) => {
+      if (turn !== this.#joinTurn) return;
+      for (const message of messages) if (message.offset > this.#offset) this.#count(this.#toMessage(message));
+      this.#join();
+    };
+    this.#ask("history", {}, ({ messages }) => goOn(messages), () => {
+      this.#echo = true;
+      goOn([]);
+    }, { after: this.#offset, limit: HISTORY_LIMIT_MAX });
+  }
+  /** Who writes a room's first message is not sent it, and so learns the name of its life by asking. */
+  #learnEpoch() {
+    const learn = ({ epoch }) => void (this.#epoch ||= epoch);
+    this.#ask("history", {}, learn, ignore, { limit: 1 });
+  }
+  /** Up to date: what waits to be published may go. */
+  #settle() {
+    if (this.state !== "joining" || !this.#isCounting || this.#offset === null || this.#offset < this.head) return;
+    this.#enter("live");
+    this.#publishing.pump();
+  }
+  get #me() {
+    return this._wire.connection.userId;
+  }
+  #toOwn({ key, text }, frame) {
+    return this.#toMessage({ ...frame, payload: JSON.parse(text), sender: this.#me, key });
+  }
+  #toMessage({ offset, payload, sender, id, ts, key }) {
+    return { room: this.name, offset, payload, sender, id, ts, own: sender === this.#me, ...key && { key } };
+  }
+  // --------------------------------------------------------------------------------------------- presence
+  #onEphemeral({ payload, sender, ts }) {
+    this._emit("ephemeral", { room: this.name, payload, sender, ts });
+  }
+  #onPresence({ type, user, count }) {
+    const member = { userId: user.id, ...user.info && { info: user.info } };
+    const others = (this.present?.members ?? []).filter(({ userId }) => userId !== user.id);
+    const members = type === "userJoined" ? [...others, member] : others;
+    this._emit(type, member);
+    this.#show({ count, members, truncated: count > members.length });
+  }
+  #show(present) {
+    this.present = present;
+    this._emit("presence", present);
+  }
+  #enter(state) {
+    if (this.state === state) return;
+    this.state = state;
+    this._emit("change", state);
+  }
+};
+
+// src/carillon.ts
+var QUEUE_LIMIT = 1e3;
+var Carillon = class {
+  constructor(options) {
+    /** @internal */
+    this._queued = 0;
+    this.#rooms = /* @__PURE__ */ new Map();
+    this.#asks = /* @__PURE__ */ new Map();
+    this.#ref = 0;
+    this.#clock = options.clock ?? realClock;
+    this._queueLimit = options.queueLimit ?? QUEUE_LIMIT;
+    this.connection = new Connection(options, this.#clock);
+    this.connection._onConnected = () => this.#onConnected();
+    this.connection._onGone = (error) => this.#onGone(error);
+    this.connection._onFrame = (frame) => this.#onFrame(frame);
+  }
+  #clock;
+  #rooms;
+  #asks;
+  #ref;
+  /** The room of that name, the same one for the same name. It is joined when somebody listens. */
+  room(name, options = {}) {
+    let room = this.#rooms.get(name);
+    if (!room) this.#rooms.set(name, room = new Room(name, options, this, this.#clock));
+    return room;
+  }
+  /** Connects now: for the first time, instead of waiting for the next attempt, or after it stopped. */
+  connect() {
+    if (this.connection.state !== "closed") this.connection._open();
+  }
+  /**
+   * Takes another token, or asks `token` for one: a live connection goes on with it; one that has stopped is opened again.
+   */
+  refresh(token) {
+    const { connection } = this;
+    if (token !== void 0) connection._token.source = token;
+    connection._token.drop();
+    if (connection.state === "connected") void connection._renew();
+    else this.connect();
+  }
+  /** Ends for good. What waits to be published is rejected with `closed`. */
+  close() {
+    this.connection._close();
+  }
+  /** @internal */
+  _need() {
+    const { state, error } = this.connection;
+    if (error && (state === "stopped" || state === "closed")) throw error;
+    this.connection._start();
+  }
+  /** @internal */
+  _ask(frame, options, done, failed) {
+    const ref = ++this.#ref;
+    let text = JSON.stringify({ ...frame, ref });
+    if (options.payload !== void 0) text = `${text.slice(0, -1)},"payload":${options.payload}}`;
+    const ask = { ...options, text, attempt: 0, done, failed };
+    this.#asks.set(ref, ask);
+    this.#send(ask);
+  }
+  #send({ text, atOnce }) {
+    this.connection._send(text, false, atOnce);
+  }
+  #onConnected() {
+    for (const ask of this.#asks.values()) this.#send(ask);
+    for (const room of this.#rooms.values()) room._onConnected();
+  }
+  #onGone(error) {
+    for (const [ref, ask] of [...this.#asks]) {
+      if (ask.again && !error) continue;
+      this.#asks.delete(ref);
+      if (ask.again && error) ask.failed(error, {});
+    }
+    for (const room of this.#rooms.values()) room._onGone(error);
+  }
+  #onFrame(frame) {
+    const ask = this.#asks.get(frame.ref);
+    if (!ask) return this.#rooms.get(frame.room)?._onFrame(frame);
+    if (frame.type !== "error") {
+      this.#asks.delete(frame.ref);
+      ask.done(frame);
+    } else if (ask.again && mayRetry(frame.code)) {
+      const delayMs = frame.retryAfterMs ?? backoffMs(ask.attempt++, this.#clock.random);
+      this.#clock.setTimeout(() => this.#asks.has(frame.ref) && this.#send(ask), delayMs);
+    } else {
+      this.#asks.delete(frame.ref);
+      ask.failed(new CarillonError(frame.code, frame.message, { outcome: frame.outcome }), frame);
+    }
+  }
+};
+export {
+  Carillon,
+  CarillonError,
+  Emitter
+};

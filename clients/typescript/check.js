@@ -1,0 +1,46 @@
+// What a change of this package must pass: types, tests, size, the package as others will find it, and that the page's file
+// is current. `cargo xtask test` runs it.
+
+import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { build } from "esbuild";
+import { publint } from "publint";
+import { formatMessage } from "publint/utils";
+import { PAGE_FILE, buildPackage, buildPageFile } from "./build.js";
+
+const here = import.meta.dirname;
+/** What a page loads that only uses WebSocket. */
+const CORE_MAX_BYTES = 6 * 1024;
+
+const failures = [];
+const fail = (what) => failures.push(what);
+const run = (...args) => execFileSync(process.execPath, args, { cwd: here, stdio: "inherit" });
+
+await buildPackage();
+if (readFileSync(PAGE_FILE, "utf8") !== (await buildPageFile())) fail(`${PAGE_FILE} is not what \`npm run build\` in clients/typescript makes: run it`);
+
+run("node_modules/typescript/bin/tsc", "--project", "test");
+for (const message of (await publint({ pkgDir: here, strict: true })).messages) fail(formatMessage(message, JSON.parse(readFileSync(join(here, "package.json"), "utf8"))));
+
+/** What of `dist` an app's bundler puts into its page for this import, without what is loaded later. */
+async function sizeOf(contents) {
+  const { outputFiles } = await build({
+    stdin: { contents, resolveDir: join(here, "test") },
+    bundle: true, minify: true, format: "esm", splitting: true, outdir: "out", write: false, external: ["react"], legalComments: "none", logLevel: "error",
+  });
+  const entry = outputFiles.find(({ path }) => path.endsWith("stdin.js"));
+  return gzipSync(entry.contents, { level: 9 }).length;
+}
+const sizes = {
+  "the client": await sizeOf('import { Carillon } from "@carillon/client"; globalThis.carillon = Carillon;'),
+  "only an error class": await sizeOf('import { CarillonError } from "@carillon/client"; globalThis.error = CarillonError;'),
+};
+for (const [what, bytes] of Object.entries(sizes)) console.log(`size of ${what}: ${bytes} bytes, gzipped`);
+if (sizes["the client"] > CORE_MAX_BYTES) fail(`the client has ${sizes["the client"]} bytes gzipped, more than ${CORE_MAX_BYTES}`);
+
+run("--test", "--test-reporter=spec", "test/");
+
+for (const failure of failures) console.error(`✖ ${failure}`);
+process.exitCode = failures.length ? 1 : 0;

@@ -1,0 +1,501 @@
+// One room: where we are in its log, what comes next, and who is there. It counts: every message is told once, in
+// order, and a hole is either filled or reported.
+
+import type { Clock } from "./clock.js";
+import { randomId } from "./clock.js";
+import { Emitter, type Listener } from "./emitter.js";
+import { CarillonError, mayRetry } from "./error.js";
+import type { Ephemeral, Frame, Gap, History, Member, Message, Position, Presence, Published } from "./frames.js";
+import { type Publish, Publishing } from "./publishing.js";
+import { backoffMs } from "./retry.js";
+import type { AskOptions, Wire } from "./wire.js";
+
+/** An iterator that lags behind by more messages than this ends. */
+const ITERATOR_BUFFER_MAX = 10_000;
+/** Resumes in a row that the server could not honour; then the room goes on from its head. */
+const GAPS_MAX = 3;
+/** What a frame has beside room, key and payload, with room for escapes in the names: a larger one would end the connection. */
+const FRAME_AROUND_BYTES = 256;
+/** The most messages that one `history` answers. */
+const HISTORY_LIMIT_MAX = 1_000;
+
+export interface RoomOptions {
+  /** Messages to begin with, when nothing was seen yet: the newest `last` (0–1000). */
+  last?: number;
+  /** Where an earlier life of this app was (`room.position`): what came since is told. `last` is for what can't be resumed. */
+  since?: Position;
+  /**
+   * Called when messages can no longer be had, before the room goes on: load your own state anew here, and return the
+   * position that it stands for. Without one, or if it returns nothing, the room goes on with what is left.
+   */
+  reload?: (gap: Gap) => Promise<Position | void> | Position | void;
+}
+
+export interface PublishOptions {
+  /** Idempotency key, 1–64 bytes: the same key is stored once. Without one, the SDK makes one. */
+  key?: string;
+}
+
+export interface HistoryOptions {
+  /** The newest messages below this offset. */
+  before?: number;
+  /** The oldest messages above this offset. Not together with `before`. */
+  after?: number;
+  /** 1–1000, otherwise 50. */
+  limit?: number;
+}
+
+/**
+ * `idle`: not joined. `joining`: being joined, or read up to its head, or waiting for the connection. `live`: everything
+ * was seen. `refused`: `error` says why; it is asked for again with the next connection.
+ */
+export type RoomState = "idle" | "joining" | "live" | "refused";
+
+/** What a room tells. */
+export interface RoomKinds<T, E> {
+  /** The next message, one's own included: each once, in the order of offsets. */
+  message: Message<T>;
+  /** A message that is not stored. */
+  ephemeral: Ephemeral<E>;
+  /** Messages can no longer be had. */
+  gap: Gap;
+  /** `room.state` is another one. */
+  change: RoomState;
+  /** Nothing more is told, unless the room is joined again: it was left, or the error says why. */
+  end: CarillonError | undefined;
+  /** Who is there, whenever that changes. */
+  presence: Presence;
+  /** A user's first connection came. */
+  userJoined: Member;
+  /** A user's last connection went. */
+  userLeft: Member;
+}
+
+const ignore = () => {};
+const WATCHED = new Set<unknown>(["presence", "userJoined", "userLeft"]);
+
+/** A room, as this client sees it. `T` is the type of its payloads, `E` that of ephemeral ones. */
+export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> implements AsyncIterable<Message<T>> {
+  readonly name: string;
+  state: RoomState = "idle";
+  /** Why it is refused. */
+  error: CarillonError | undefined;
+  /** The newest offset that is known of. */
+  head = 0;
+  /** Who is there, once a listener for presence was set. */
+  present: Presence | undefined;
+
+  /** @internal */ _wire: Wire;
+  /** @internal */ _clock: Clock;
+  #options: RoomOptions;
+  #publishing = new Publishing(this);
+  /** The last offset that was counted; null until the room was joined for the first time. */
+  #offset: number | null = null;
+  #epoch = "";
+  /** Since when nothing is missed, Unix milliseconds. */
+  #readSince = 0;
+  /** Somebody listens. */
+  #isWanted = false;
+  #isWatched = false;
+  /** What comes is counted. It is not while a join is on its way that covers it. */
+  #isCounting = false;
+  #joinTurn = 0;
+  #isJoinDue = false;
+  #joinAttempt = 0;
+  #joinTimer: unknown;
+  #gaps = 0;
+  #isReloading = false;
+  /** One's own messages are asked for as such, since they can't be fetched. */
+  #echo = false;
+  /** Acknowledged before their place was reached. */
+  #early = new Map<number, Message<never>>();
+
+  /** @internal */
+  constructor(name: string, options: RoomOptions, wire: Wire, clock: Clock) {
+    super();
+    this.name = name;
+    this.#options = options;
+    this._wire = wire;
+    this._clock = clock;
+    if (options.since) ({ offset: this.#offset, epoch: this.#epoch } = options.since);
+  }
+
+  /** Everything up to here was told. Keep it to go on from here in another life of the app (option `since`). */
+  get position(): Position | undefined {
+    return this.#offset === null ? undefined : { offset: this.#offset, epoch: this.#epoch };
+  }
+
+  /**
+   * Calls `listener` from now on, and joins the room unless `kind` is `change` or `end`. Returns the function that ends the
+   * listening; the room stays joined until `leave()`.
+   */
+  override on<Kind extends keyof RoomKinds<T, E>>(kind: Kind, listener: Listener<RoomKinds<T, E>[Kind]>): () => void {
+    if (WATCHED.has(kind) && !this.#isWatched) {
+      this.#isWatched = true;
+      if (this.#isWanted) this.#joinSoon();
+    }
+    if (kind !== "change" && kind !== "end") this.join();
+    return super.on(kind, listener);
+  }
+
+  /** Messages from now on, for as long as the loop runs: `for await (const message of room)`. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<Message<T>, void, undefined> {
+    const buffer: Message<T>[] = [];
+    let ended: { error?: CarillonError | undefined } | undefined;
+    let wake = () => {};
+    const end = (error?: CarillonError) => {
+      ended ??= { error };
+      unlisten();
+      unlistenEnd();
+      wake();
+    };
+    const unlistenEnd = this.on("end", end);
+    const unlisten = this.on("message", (message) => {
+      if (buffer.push(message) > ITERATOR_BUFFER_MAX) end(new CarillonError("slow_consumer", "messages were read too slowly"));
+      wake();
+    });
+    try {
+      for (;;) {
+        if (buffer.length) yield buffer.shift()!;
+        else if (ended?.error) throw ended.error;
+        else if (ended) return;
+        else await new Promise<void>((resolve) => (wake = resolve));
+      }
+    } finally {
+      end();
+    }
+  }
+
+  /** Becomes a member, as the first listener does. */
+  join(): void {
+    if (this.#isWanted) return;
+    this.#isWanted = true;
+    this.#enter("joining");
+    this.#joinSoon();
+  }
+
+  /** Is no member any more, and forgets where it was. What waits to be published still is. */
+  leave(): void {
+    if (!this.#isWanted) return;
+    this.#isWanted = this.#isWatched = this.#isReloading = false;
+    this.#offset = null;
+    this.#epoch = "";
+    this.#early.clear();
+    this.present = undefined;
+    if (this._wire.connection.state === "connected") this.#ask("leave", { atOnce: true }, ignore, ignore);
+    this.#onNoMember();
+    this.#enter("idle");
+    this._emit("end", undefined);
+    this.#publishing.pump();
+  }
+
+  /**
+   * Stores a message. Resolves once it is durable, with its place in the room; waits while there is no connection, and
+   * is stored once, however often that breaks. Rejects with a `CarillonError`.
+   */
+  publish(payload: T, { key = randomId() }: PublishOptions = {}): Promise<Published> {
+    return new Promise((resolve, reject) => {
+      this._wire._need();
+      if (this._wire._queued >= this._wire._queueLimit) throw new CarillonError("queue_full", "too many publishes wait already");
+      const text = JSON.stringify(payload);
+      if (text === undefined) throw new CarillonError("bad_request", "the payload is not JSON");
+      const { frameBytes } = this._wire.connection.limits;
+      if (new TextEncoder().encode(this.name + key + text).length > frameBytes - FRAME_AROUND_BYTES) {
+        throw new CarillonError("payload_too_large", `the server takes frames of at most ${frameBytes} bytes`);
+      }
+      this.#publishing.add({ key, text, resolve, reject });
+    });
+  }
+
+  /**
+   * Tells those who are there now; nothing is stored. Returns false if it was dropped: without a connection, or above
+   * the rate that the server allows.
+   */
+  ephemeral(payload: E): boolean {
+    this._wire.connection._start();
+    return this._wire.connection._send(JSON.stringify({ type: "broadcast", room: this.name, ephemeral: true, payload }), true);
+  }
+
+  /** A part of the room, oldest first: the newest messages, those below `before`, or those above `after`. */
+  async history(options?: HistoryOptions): Promise<History<T>> {
+    const { messages, more, epoch } = await this.#read("history", options);
+    return { messages: messages.map((message) => this.#toMessage(message as Frame) as Message<T>), more, epoch };
+  }
+
+  /** Who is there now. For who comes and goes, listen to `presence`. */
+  async presence(): Promise<Presence> {
+    const { count, members, truncated } = await this.#read("presence");
+    return { count, members: members!, truncated: Boolean(truncated) };
+  }
+
+  #read(type: string, options?: HistoryOptions): Promise<Frame> {
+    return new Promise((resolve, reject) => {
+      this._wire._need();
+      this.#ask(type, { again: true }, resolve, reject, options);
+    });
+  }
+
+  #ask(type: string, options: AskOptions, done: (answer: Frame) => void, failed: (error: CarillonError, answer: Frame) => void, more?: object): void {
+    this._wire._ask({ type, room: this.name, ...more }, options, done, failed);
+  }
+
+  // ------------------------------------------------------------------------------------------- connection
+
+  /** @internal */
+  _onConnected(): void {
+    if (this.#isWanted) this.#join();
+    this.#publishing.pump();
+  }
+
+  /** @internal */
+  _onGone(error?: CarillonError): void {
+    this.#onNoMember();
+    this.#publishing.onDisconnected();
+    if (this.#isWanted) this.#enter("joining");
+    if (!error) return;
+    this.#publishing.fail(error);
+    this._emit("end", error.code === "closed" ? undefined : error);
+  }
+
+  /** @internal A frame that answers nothing. */
+  _onFrame(frame: Frame): void {
+    const { type } = frame;
+    if (frame.ephemeral) this.#onEphemeral(frame);
+    else if (type === "message" || type === "own") this.#onStored(frame);
+    else if (type === "joined") this.#onJoined(frame);
+    else if (type === "userJoined" || type === "userLeft") this.#onPresence(frame);
+    else if (type === "left") this.#onLeft();
+    this.#settle();
+  }
+
+  // ------------------------------------------------------------------------------------------- membership
+
+  /** Not at once: listeners that are set together ask together. */
+  #joinSoon(): void {
+    if (this.#isJoinDue) return;
+    this.#isJoinDue = true;
+    queueMicrotask(() => {
+      this.#isJoinDue = false;
+      if (!this.#isWanted) return;
+      this._wire.connection._start();
+      this.#join();
+    });
+  }
+
+  #join(): void {
+    if (this._wire.connection.state !== "connected" || this.#isReloading) return;
+    const turn = ++this.#joinTurn;
+    this._clock.clearTimeout(this.#joinTimer);
+    this.#isCounting = false;
+    const since = this.#offset;
+    const place = since === null ? { last: this.#options.last } : { since, epoch: this.#epoch };
+    this.#ask("join", { atOnce: true }, (joined) => {
+      if (turn !== this.#joinTurn) return;
+      this.#joinAttempt = 0;
+      this.#onJoined(joined);
+      this.#settle();
+    }, (error, { retryAfterMs }) => {
+      if (turn !== this.#joinTurn) return;
+      this.#onNoMember();
+      if (!mayRetry(error.code)) return this.#onRefused(error);
+      this.#enter("joining");
+      this.#joinTimer = this._clock.setTimeout(() => this.#join(), retryAfterMs ?? backoffMs(this.#joinAttempt++, this._clock.random));
+    }, { ...place, presence: this.#isWatched, echo: this.#echo });
+  }
+
+  #onJoined({ offset: head, epoch, recovered, reason, members, truncated }: Frame): void {
+    this.#isCounting = true;
+    this.error = undefined;
+    if (members) this.#show({ count: members.length, members, truncated: Boolean(truncated) });
+    if (!recovered && this.#offset !== null) return this.#onGap(reason ?? "epoch", head, epoch);
+    this.#gaps = 0;
+    this.head = head;
+    this.#epoch = epoch;
+    if (this.#offset !== null) return;
+    this.#readSince = this._clock.now();
+    // With `last`, the first message tells where our part of the log begins.
+    if (!(this.#options.last && head)) this.#offset = head;
+  }
+
+  #onRefused(error: CarillonError): void {
+    this.error = error;
+    this.#enter("refused");
+    this._emit("end", error);
+    this.#publishing.pump();
+  }
+
+  /** Unasked: a newer token does not open this room any more, or the server gave up. Asking again tells which. */
+  #onLeft(): void {
+    if (!this.#isCounting) return; // The join that is on its way will tell.
+    this.#onNoMember();
+    this.#enter("joining");
+    this.#joinSoon();
+  }
+
+  #onNoMember(): void {
+    this.#joinTurn += 1;
+    this.#isCounting = false;
+    this._clock.clearTimeout(this.#joinTimer);
+  }
+
+  /** Messages are gone. Finds out which, tells, and goes on with what is left. */
+  #onGap(reason: "trimmed" | "epoch", head: number, epoch: string): void {
+    const after = this.#offset!;
+    this.#isCounting = false; // What comes now comes again.
+    const isLast = ++this.#gaps > GAPS_MAX;
+    const turn = this.#joinTurn;
+    const goOn = (before = head + 1) => turn === this.#joinTurn && this.#goOn({ room: this.name, reason, after, before, epoch }, isLast);
+    if (isLast) goOn();
+    else if (reason === "epoch") goOn(1);
+    else this.#ask("history", {}, ({ messages }) => goOn(messages[0]?.offset), () => goOn(), { after, limit: 1 });
+  }
+
+  #goOn(gap: Gap, isLast: boolean): void {
+    this.#publishing.onGap();
+    if (gap.reason === "epoch") this.#early.clear();
+    this.#offset = gap.before - 1;
+    this.#epoch = gap.epoch;
+    this._emit("gap", gap);
+    // From the head on: that is what a member gets whose resume could not be honoured.
+    this.#isCounting = isLast;
+    if (isLast) this.head = this.#offset;
+    else if (this.#options.reload) this.#reload(gap, this.#options.reload);
+    else this.#join();
+  }
+
+  #reload(gap: Gap, reload: NonNullable<RoomOptions["reload"]>): void {
+    this.#isReloading = true;
+    const goOn = (position: Position | void) => {
+      // Leaving ends a reload. The connection may have come and gone meanwhile: that does not.
+      if (!this.#isReloading) return;
+      this.#isReloading = false;
+      if (position) ({ offset: this.#offset, epoch: this.#epoch } = position);
+      this.#join();
+    };
+    void (async () => reload(gap))().then(goOn, () => goOn());
+  }
+
+  // --------------------------------------------------------------------------------------------- counting
+
+  #onStored(frame: Frame): void {
+    // Whatever it is a repeat of, or whatever comes later again: a key is a key.
+    const publish = frame.type === "own" ? this.#publishing.settleKey(frame.key, frame) : undefined;
+    if (!this.#isCounting) return;
+    const { offset, epoch } = frame;
+    if (offset === 1 && epoch && epoch !== this.#epoch) {
+      // The room begins another life before our eyes.
+      if (this.#offset) return this.#onGap("epoch", 1, epoch);
+      this.#epoch = epoch;
+    }
+    this.#offset ??= offset - 1;
+    if (offset <= this.#offset) return;
+    if (offset > this.#offset + 1) return this.#join();
+    if (publish) this.#early.set(offset, this.#toOwn(publish, frame));
+    else if (frame.type === "own" && !this.#early.has(offset)) return this.#fetch();
+    else if (frame.type !== "own") this.#early.set(offset, this.#toMessage(frame));
+    this.#countEarly();
+  }
+
+  /** @internal */
+  _isOpen(): boolean {
+    return this.state === "live" || this.state === "refused" || !this.#isWanted;
+  }
+
+  /** @internal */
+  _isReadSince(time: number): boolean {
+    // Over SSE, and where own messages come like all others, no frame tells the key.
+    return this.state === "live" && this._wire.connection.transport === "websocket" && !this.#echo && this.#readSince <= time;
+  }
+
+  /** @internal */
+  _onStored(publish: Publish, ack: Frame): void {
+    const { offset, duplicate } = ack;
+    if (this.#offset === null) return;
+    if (offset > this.#offset) {
+      this.#early.set(offset, this.#toOwn(publish, ack));
+      this.#countEarly();
+      if (offset === 1 && !this.#epoch) this.#learnEpoch();
+    } else if (!duplicate && this.#isCounting) {
+      // Only another life of the room can give out an offset for the second time.
+      this.#join();
+    }
+    this.#settle();
+  }
+
+  #countEarly(): void {
+    for (let next; this.#isCounting && (next = this.#early.get(this.#offset! + 1)); ) this.#count(next);
+  }
+
+  #count(message: Message<never>): void {
+    this.#offset = message.offset;
+    this.head = Math.max(this.head, message.offset);
+    this.#early.delete(message.offset);
+    this._emit("message", message);
+  }
+
+  /** One's own messages of an earlier life of this app come without payload: this part is read from the history. */
+  #fetch(): void {
+    this.#isCounting = false;
+    const turn = ++this.#joinTurn;
+    const goOn = (messages: Frame["messages"]) => {
+      if (turn !== this.#joinTurn) return;
+      for (const message of messages) if (message.offset > this.#offset!) this.#count(this.#toMessage(message as Frame));
+      this.#join();
+    };
+    this.#ask("history", {}, ({ messages }) => goOn(messages), () => {
+      // Not allowed to read: as a member it may be told its own messages like all others.
+      this.#echo = true;
+      goOn([]);
+    }, { after: this.#offset, limit: HISTORY_LIMIT_MAX });
+  }
+
+  /** Who writes a room's first message is not sent it, and so learns the name of its life by asking. */
+  #learnEpoch(): void {
+    const learn = ({ epoch }: Frame) => void (this.#epoch ||= epoch);
+    this.#ask("history", {}, learn, ignore, { limit: 1 });
+  }
+
+  /** Up to date: what waits to be published may go. */
+  #settle(): void {
+    if (this.state !== "joining" || !this.#isCounting || this.#offset === null || this.#offset < this.head) return;
+    this.#enter("live");
+    this.#publishing.pump();
+  }
+
+  get #me(): string {
+    return this._wire.connection.userId!;
+  }
+
+  #toOwn({ key, text }: Publish, frame: Frame): Message<never> {
+    return this.#toMessage({ ...frame, payload: JSON.parse(text), sender: this.#me, key });
+  }
+
+  #toMessage({ offset, payload, sender, id, ts, key }: Frame): Message<never> {
+    return { room: this.name, offset, payload: payload as never, sender, id, ts, own: sender === this.#me, ...(key && { key }) };
+  }
+
+  // --------------------------------------------------------------------------------------------- presence
+
+  #onEphemeral({ payload, sender, ts }: Frame): void {
+    this._emit("ephemeral", { room: this.name, payload: payload as E, sender, ts });
+  }
+
+  #onPresence({ type, user, count }: Frame): void {
+    const member: Member = { userId: user.id, ...(user.info && { info: user.info }) };
+    const others = (this.present?.members ?? []).filter(({ userId }) => userId !== user.id);
+    const members = type === "userJoined" ? [...others, member] : others;
+    this._emit(type as "userJoined" | "userLeft", member);
+    this.#show({ count, members, truncated: count > members.length });
+  }
+
+  #show(present: Presence): void {
+    this.present = present;
+    this._emit("presence", present);
+  }
+
+  #enter(state: RoomState): void {
+    if (this.state === state) return;
+    this.state = state;
+    this._emit("change", state);
+  }
+}
