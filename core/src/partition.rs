@@ -19,7 +19,7 @@ use bytes::Bytes;
 use carillon_proto::{
     ids::{Epoch, GatewayId, MessageId, Offset, PartitionId, RoomName},
     link::{
-        self, Attach, Attached, Came, Code, DownBatch, Failed, Message, Page, Publish, Published, Read, Up, UpBatch, UserIn,
+        self, Attach, Attached, Came, Code, Counted, DownBatch, Failed, Message, Page, Publish, Published, Read, Up, UpBatch, UserIn,
         UserOut, Watch, Went, Who, down, failed, read, up,
     },
     log::{self, Record},
@@ -603,6 +603,11 @@ impl Partition {
                 let (user, info) = (came.user.clone(), came.info.clone());
                 self.links.send_to(*watcher, down::Item::UserIn(UserIn { room: came.room.clone(), user, info, count }));
             }
+        }
+        if came.ask > 0 {
+            let connections = room.presence.connections(&came.user);
+            let counted = Counted { ask: came.ask, room: came.room.clone(), connections };
+            self.links.send(asker, down::Item::Counted(counted));
         }
     }
 

@@ -21,7 +21,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use carillon_proto::{
-    codes::ErrorCode,
+    codes::{Close, ErrorCode},
     frame::{JoinOptions, Outgoing, Presence, ServerFrame, Span},
     ids::{Epoch, GatewayId, Offset, PARTITIONS, PartitionId, RoomName, UserId, fnv1a32},
     link::{Attach, Detach, Publish, Read, UpBatch, read, up},
@@ -60,6 +60,9 @@ pub trait Doors {
     /// The personal room is attached: the connection may begin.
     fn welcome(&mut self, to: Conn, personal: &RoomName, head: Offset, epoch: &Epoch);
 
+    /// The connection can't go on.
+    fn close(&mut self, of: Conn, why: Close);
+
     /// The user and the client id of a connection.
     fn identity(&self, of: Conn) -> (&str, &str);
 
@@ -73,6 +76,8 @@ pub trait Doors {
 /// The limits that rooms keep, all of them settings.
 #[derive(Debug, Clone)]
 pub struct RoomLimits {
+    /// Connections per user, on all gateways together.
+    pub connections_per_user: u32,
     /// Rooms per connection, the personal one not counted.
     pub rooms_per_connection: usize,
     /// Messages per page of a resume, and the most that `last` gives.
@@ -92,6 +97,7 @@ pub struct RoomLimits {
 impl Default for RoomLimits {
     fn default() -> Self {
         Self {
+            connections_per_user: 64,
             rooms_per_connection: 256,
             replay_messages: 1000,
             replay_outbox_bytes: 256 * 1024,
@@ -217,6 +223,8 @@ struct CatchUp {
 enum Waits {
     /// Who is in the room, for its `joined`.
     Present(u64),
+    /// How many connections its user has, before it may begin.
+    Counted(u64),
     /// A page.
     Page(u64),
     /// Its own outbox, to drain.

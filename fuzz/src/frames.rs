@@ -310,6 +310,8 @@ impl Doors for FakeDoors {
 
     fn welcome(&mut self, _: Conn, _: &RoomName, _: Offset, _: &Epoch) {}
 
+    fn close(&mut self, _: Conn, _: Close) {}
+
     fn identity(&self, of: Conn) -> (&str, &str) {
         if self.bystander.is_some_and(|(bystander, _)| bystander == of) { ("bob", "c") } else { ("ada", "c") }
     }

@@ -43,6 +43,7 @@ impl Config {
                 json_depth: limits.json_depth,
             },
             rooms: RoomLimits {
+                connections_per_user: u32::try_from(limits.connections_per_user).unwrap_or(u32::MAX),
                 rooms_per_connection: limits.rooms_per_connection,
                 replay_messages: u32::try_from(limits.replay_messages).unwrap_or(u32::MAX),
                 replay_outbox_bytes: limits.outbox_bytes / 4,

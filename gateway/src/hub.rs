@@ -186,6 +186,10 @@ impl Doors for Hub {
         self.push(to, connected);
     }
 
+    fn close(&mut self, of: Conn, why: Close) {
+        Self::close(self, of, why);
+    }
+
     fn identity(&self, of: Conn) -> (&str, &str) {
         self.get(of).map_or(("", ""), |connection| (connection.session.user().as_str(), connection.session.client().as_str()))
     }

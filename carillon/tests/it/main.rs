@@ -25,6 +25,7 @@ mod resume;
 mod retention;
 
 mod bad_frames;
+mod crowd;
 mod heartbeat;
 mod limits;
 mod slow_reader;

@@ -107,6 +107,11 @@ impl Server {
         Self::fast(Shape::Cluster, &[]).await
     }
 
+    /// As [`Self::with`], in this shape, whatever this run is for.
+    pub(crate) async fn shaped(shape: Shape, settings: &[(&str, &str)]) -> Self {
+        Self::fast(shape, settings).await
+    }
+
     async fn fast(shape: Shape, settings: &[(&str, &str)]) -> Self {
         let fast = [("limits.frames_per_second", "1000000"), ("limits.frames_burst", "1000000")];
         let needed = [("jwt.secret", SECRET), ("origins", ORIGIN), ("log.level", "info")];

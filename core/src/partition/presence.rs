@@ -74,6 +74,11 @@ impl Presence {
         if is_new { Change::In } else { Change::Nothing }
     }
 
+    /// How many connections of a user are members, on all gateways together.
+    pub(super) fn connections(&self, user: &str) -> u32 {
+        self.users.get(user).map_or(0, |entry| entry.connections.iter().map(|(_, count)| count).sum())
+    }
+
     /// A connection is no member any more; `left`: by its own wish.
     pub(super) fn on_went(&mut self, gateway: GatewayId, user: &str, left: bool, now_ms: u64) -> Change {
         let Some(entry) = self.users.get_mut(user) else { return Change::Nothing };
@@ -123,7 +128,7 @@ impl Presence {
         let all = self.users.iter().take(MAX_NAMED).map(|(user, entry)| PresentUser {
             user: user.to_string(),
             info: entry.info.to_string(),
-            connections: entry.connections.iter().map(|(_, count)| count).sum(),
+            connections: self.connections(user),
         });
         let named = all.take_while(|user| {
             bytes += user.user.len() + user.info.len() + 16;
@@ -147,6 +152,19 @@ mod tests {
         assert_eq!(presence.on_came(B, "ada", ""), Change::Nothing);
         assert_eq!(presence.on_went(A, "ada", true, 0), Change::Nothing);
         assert_eq!(presence.on_went(B, "ada", true, 0), Change::Out);
+    }
+
+    #[test]
+    fn connections_are_counted_over_gateways() {
+        let mut presence = Presence::default();
+        for gateway in [A, A, B] {
+            presence.on_came(gateway, "ada", "");
+        }
+        assert_eq!(presence.connections("ada"), 3);
+        presence.on_went(A, "ada", false, 0);
+        assert_eq!(presence.connections("ada"), 2);
+        presence.on_gateway_gone(B, 0);
+        assert_eq!((presence.connections("ada"), presence.connections("bob")), (1, 0));
     }
 
     #[test]

@@ -258,3 +258,17 @@ fn absurd_numbers_are_survived() {
     desk.partition.on_batch(batch, desk.now);
     desk.settle();
 }
+
+#[test]
+fn connections_are_counted_when_asked() {
+    let mut desk = Desk::new(Keep::DEFAULT);
+    desk.attach();
+    let mut came = |ask| {
+        let came = Came { room: ROOM.into(), user: "ada".into(), info: String::new(), ask };
+        desk.say(up::Item::Came(came)).into_iter().find_map(|item| match item {
+            down::Item::Counted(Counted { ask, connections, .. }) => Some((ask, connections)),
+            _ => None,
+        })
+    };
+    assert_eq!([came(0), came(7), came(8)], [None, Some((7, 2)), Some((8, 3))]);
+}

@@ -97,12 +97,18 @@ impl Rooms {
         doors: &mut impl Doors,
     ) {
         self.catch_ups.remove(&(key, conn.index));
-        self.seat(key, conn, options, now, doors);
+        let ask = if is_personal { self.next_ask() } else { 0 };
+        self.seat(key, conn, options, ask, now, doors);
         let epoch = options.epoch.clone().filter(|epoch| !epoch.is_empty());
         // Nothing seen yet: any life of the room will do, if it is whole.
         let claim = options.since.map(|since| (since, epoch.filter(|_| since > 0)));
         let last = options.last.unwrap_or(0).min(self.limits.replay_messages);
         let owed = Owed { reference, claim, last, is_personal, members: None, deadline_ms };
+        if is_personal {
+            let catch_up = CatchUp { position: 0, owed: Some(owed), waits: Waits::Counted(ask), is_lenient: false };
+            self.catch_ups.insert((key, conn.index), catch_up);
+            return;
+        }
         if !options.presence {
             return self.begin(key, conn, owed, now, doors);
         }
@@ -137,7 +143,7 @@ impl Rooms {
     }
 
     /// Gives a connection its place among the members, or the place that it has other options.
-    fn seat(&mut self, key: RoomKey, conn: Conn, options: &JoinOptions, now: Now, doors: &impl Doors) {
+    fn seat(&mut self, key: RoomKey, conn: Conn, options: &JoinOptions, ask: u64, now: Now, doors: &impl Doors) {
         let room = &mut self.rooms[key as usize];
         let entries = &mut self.conns[conn.index as usize].joined;
         let index = entries.iter().position(|joined| joined.room == key).unwrap_or_else(|| {
@@ -153,7 +159,7 @@ impl Rooms {
         if joined.place == NOT_YET {
             joined.place = room.members.len() as u32;
             room.members.push(member);
-            self.report_came(key, conn, now, doors);
+            self.report_came(key, conn, ask, now, doors);
         } else {
             watched = std::mem::replace(&mut room.members[joined.place as usize], member).presence;
         }
@@ -333,6 +339,8 @@ impl Rooms {
                     self.reads.insert(who, Reading::Join { conn });
                     self.catch_ups.get_mut(&(key, conn.index)).expect("found above").waits = Waits::Present(who);
                 }
+                // Said again with the attach.
+                Some(Waits::Counted(_)) => {}
                 Some(Waits::Drain) | None => {}
             }
         }

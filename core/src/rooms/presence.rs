@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use carillon_proto::{
+    codes::Close,
     frame::{Presence, Present, ServerFrame},
     ids::RoomName,
-    link::{self, Came, UserIn, UserOut, Watch, Went, Who, up},
+    link::{self, Came, Counted, UserIn, UserOut, Watch, Went, Who, up},
 };
 
 use super::{Conn, Doors, Reading, RoomKey, Rooms, Waiting, Waits};
@@ -59,18 +60,24 @@ impl Rooms {
         self.reads.insert(who, Reading::Presence { conn, reference: reference.map(Box::from), room });
     }
 
-    /// Asks the owner who is there, now or, while the room is being attached anew, as soon as it is.
-    pub(super) fn ask_who(&mut self, room: &RoomName, now: Now) -> u64 {
+    pub(super) fn next_ask(&mut self) -> u64 {
         self.next_read += 1;
-        let who = Who { who: self.next_read, room: room.as_str().to_owned() };
-        self.owner(room).queue(up::Item::Who(who), now.mono_ms);
         self.next_read
     }
 
-    pub(super) fn report_came(&mut self, key: RoomKey, conn: Conn, now: Now, doors: &impl Doors) {
+    /// Asks the owner who is there, now or, while the room is being attached anew, as soon as it is.
+    pub(super) fn ask_who(&mut self, room: &RoomName, now: Now) -> u64 {
+        let who = self.next_ask();
+        let question = Who { who, room: room.as_str().to_owned() };
+        self.owner(room).queue(up::Item::Who(question), now.mono_ms);
+        who
+    }
+
+    /// `ask` names the question how many connections the user has with this one; 0 asks nothing.
+    pub(super) fn report_came(&mut self, key: RoomKey, conn: Conn, ask: u64, now: Now, doors: &impl Doors) {
         let name = self.rooms[key as usize].name.clone();
         let user = self.conns[conn.index as usize].user.as_str().to_owned();
-        let came = Came { room: name.as_str().to_owned(), user, info: doors.info(conn).to_owned() };
+        let came = Came { room: name.as_str().to_owned(), user, info: doors.info(conn).to_owned(), ask };
         self.owner(&name).queue(up::Item::Came(came), now.mono_ms);
     }
 
@@ -101,7 +108,11 @@ impl Rooms {
     pub(super) fn report_all(&mut self, key: RoomKey, now: Now, doors: &impl Doors) {
         let members: Vec<Conn> = self.rooms[key as usize].members.iter().map(|member| member.conn).collect();
         for conn in members {
-            self.report_came(key, conn, now, doors);
+            let ask = match self.catch_ups.get(&(key, conn.index)).map(|it| it.waits) {
+                Some(Waits::Counted(ask)) => ask,
+                _ => 0,
+            };
+            self.report_came(key, conn, ask, now, doors);
         }
         let room = &self.rooms[key as usize];
         if room.watchers > 0 {
@@ -110,6 +121,20 @@ impl Rooms {
             owner.queue(up::Item::Watch(Watch { room: text.clone(), on: true }), now.mono_ms);
             owner.queue(up::Item::Who(Who { who: 0, room: text }), now.mono_ms);
         }
+    }
+
+    /// The owner of a personal room has counted the user's connections: one that is within the limit begins. Each is counted
+    /// from its question until it is closed, so that of any number that come together, as many begin as may.
+    pub(super) fn on_counted(&mut self, counted: &Counted, now: Now, doors: &mut impl Doors) {
+        let Some(key) = self.names.get(counted.room.as_str()).copied() else { return };
+        let waits = |conn: &Conn| self.catch_ups.get(&(key, conn.index)).map(|it| it.waits) == Some(Waits::Counted(counted.ask));
+        let Some(conn) = self.rooms[key as usize].members.iter().map(|member| member.conn).find(waits) else { return };
+        if counted.connections > self.limits.connections_per_user {
+            return doors.close(conn, Close::TooManyConnections);
+        }
+        let owed = self.catch_ups.remove(&(key, conn.index)).and_then(|it| it.owed).expect("it waits for its beginning");
+        self.begin(key, conn, owed, now, doors);
+        self.grant_wishes(key, now, doors);
     }
 
     pub(super) fn on_present(&mut self, present: link::Present, now: Now, doors: &mut impl Doors) {

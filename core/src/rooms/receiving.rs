@@ -32,6 +32,10 @@ impl Rooms {
                     self.on_present(present, now, doors);
                     true
                 }
+                down::Item::Counted(counted) => {
+                    self.on_counted(&counted, now, doors);
+                    true
+                }
                 down::Item::UserIn(news) => {
                     self.on_user_in(news, doors);
                     true

@@ -14,6 +14,7 @@ use carillon_core::{
     rooms::{Conn, Doors, Publishing, RoomLimits, Rooms},
 };
 use carillon_proto::{
+    codes::Close,
     frame::{JoinOptions, Outgoing, ServerFrame, Span},
     ids::{Epoch, GatewayId, Offset, PartitionId, RoomName, UserId},
     link::{DownBatch, UpBatch},
@@ -571,6 +572,10 @@ impl Doors for SimDoors {
 
     fn welcome(&mut self, to: Conn, _: &RoomName, _: Offset, _: &Epoch) {
         self.seen.push((to, Seen::Welcome));
+    }
+
+    fn close(&mut self, _: Conn, why: Close) {
+        panic!("nobody here has so many connections, and yet: {why:?}");
     }
 
     fn identity(&self, of: Conn) -> (&str, &str) {
