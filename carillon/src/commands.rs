@@ -1,4 +1,5 @@
 //! What each command does.
 
+pub(crate) mod load;
 pub(crate) mod serve;
 pub(crate) mod token;

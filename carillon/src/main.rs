@@ -36,6 +36,8 @@ enum Command {
     },
     /// Prints a token, and nothing else.
     Token(commands::token::Args),
+    /// Puts load on a running server and checks what comes back.
+    Load(carillon_loadtest::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Dev { settings } => with(&settings, |settings| commands::serve::run(Mode::Dev, settings)),
         Command::Serve { settings } => with(&settings, |settings| commands::serve::run(Mode::Serve, settings)),
+        Command::Load(args) => commands::load::run(&args),
         Command::Token(args) => with(&args.settings, |settings| commands::token::run(&args, settings)),
     }
 }

@@ -14,16 +14,25 @@ use crate::steps::{cargo, output};
 /// proto ← core ←─────┬─ services ← carillon
 ///   └─── platform ←──┘
 /// ```
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("carillon-proto", &[]),
     ("carillon-core", &["carillon-proto"]),
     ("carillon-platform", &["carillon-proto"]),
     ("carillon-gateway", &["carillon-proto", "carillon-core", "carillon-platform"]),
     ("carillon-auth", &["carillon-proto", "carillon-core", "carillon-platform"]),
     ("carillon-fanout", &["carillon-proto", "carillon-core", "carillon-platform"]),
+    ("carillon-loadtest", &["carillon-proto"]),
     (
         "carillon",
-        &["carillon-proto", "carillon-core", "carillon-platform", "carillon-gateway", "carillon-auth", "carillon-fanout"],
+        &[
+            "carillon-proto",
+            "carillon-core",
+            "carillon-platform",
+            "carillon-gateway",
+            "carillon-auth",
+            "carillon-fanout",
+            "carillon-loadtest",
+        ],
     ),
     ("xtask", &[]),
 ];

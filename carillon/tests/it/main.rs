@@ -30,6 +30,8 @@ mod heartbeat;
 mod limits;
 mod slow_reader;
 
+mod load_tool;
+
 mod cluster;
 mod crash;
 mod drain;

@@ -1,0 +1,153 @@
+//! What a run is told on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Puts load on a server and checks what comes back. Exit code 1 if anything was lost, doubled, reordered or refused.
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// What is done.
+    #[command(subcommand)]
+    pub scenario: Scenario,
+    /// What holds for every scenario.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What holds for every scenario.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Common {
+    /// A gateway; several are used in turn, and a member that lost its own comes back through the next one.
+    #[arg(long, global = true, default_value = "ws://127.0.0.1:8080", value_delimiter = ',')]
+    pub url: Vec<String>,
+    /// The HS256 secret to sign tokens with.
+    #[arg(long, global = true, env = "CARILLON_JWT__SECRET", hide_env_values = true)]
+    pub secret: Option<String>,
+    /// Threads of the load.
+    #[arg(long, global = true, default_value_t = 1)]
+    pub threads: usize,
+    /// Bytes of a payload; at least 64, since it carries its number and its time.
+    #[arg(long, global = true, default_value_t = 128)]
+    pub payload: usize,
+    /// Connections that are being opened at once, per thread.
+    #[arg(long, global = true, default_value_t = 64)]
+    pub opening: usize,
+    /// First part of the names of rooms; without it one that no run had before.
+    #[arg(long, global = true)]
+    pub prefix: Option<String>,
+    /// Processes to watch: memory, and processor time per delivery.
+    #[arg(long, global = true, value_delimiter = ',')]
+    pub pid: Vec<u32>,
+    /// How long members may take to get what is still missing at the end, seconds.
+    #[arg(long, global = true, default_value_t = 60)]
+    pub settle: u64,
+    /// Write the report as JSON here.
+    #[arg(long, global = true)]
+    pub json: Option<PathBuf>,
+    /// Write the report with plots here.
+    #[arg(long, global = true)]
+    pub html: Option<PathBuf>,
+}
+
+/// What is done.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Scenario {
+    /// Connections that only stay: memory of each, connects per second.
+    Idle {
+        /// How many.
+        #[arg(long, default_value_t = 10_000)]
+        connections: usize,
+        /// Rooms that they are spread over, one each; 0: none but their personal ones.
+        #[arg(long, default_value_t = 0)]
+        rooms: usize,
+        /// How long they stay, seconds.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// Members that listen while publishers speak: one large room, many small ones, whatever lies between.
+    Rooms(Rooms),
+    /// The same while members drop and come back at random, and then the whole log is read and compared.
+    Soak {
+        /// Rooms, members, publishers.
+        #[command(flatten)]
+        rooms: Rooms,
+        /// Every member drops its connection after about so long, milliseconds; 0: never on its own.
+        #[arg(long, default_value_t = 2000)]
+        drop_every_ms: u64,
+    },
+    /// All members go at once, miss messages, and come back at once.
+    Resume {
+        /// How many come back.
+        #[arg(long, default_value_t = 10_000)]
+        members: usize,
+        /// Rooms that they are spread over.
+        #[arg(long, default_value_t = 100)]
+        rooms: usize,
+        /// What each of them missed.
+        #[arg(long, default_value_t = 100)]
+        missed: usize,
+        /// Messages per second that others go on saying in the first room meanwhile.
+        #[arg(long, default_value_t = 0.0)]
+        rate: f64,
+    },
+    /// Some members stop reading for a while; the others should not feel it.
+    Stall {
+        /// Members that read on.
+        #[arg(long, default_value_t = 100)]
+        members: usize,
+        /// Members that stop.
+        #[arg(long, default_value_t = 1)]
+        stalled: usize,
+        /// For how long, seconds; they listen for a third of that before.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Messages per second.
+        #[arg(long, default_value_t = 1000.0)]
+        rate: f64,
+    },
+    /// The newest messages of rooms that nobody is in, out of many.
+    History {
+        /// Rooms that hold something.
+        #[arg(long, default_value_t = 1000)]
+        rooms: usize,
+        /// Rooms that are read, with `limit` messages each.
+        #[arg(long, default_value_t = 200)]
+        read: usize,
+        /// How many messages of each.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        /// The rooms are filled already, by a run with the same `--prefix`.
+        #[arg(long)]
+        filled: bool,
+        /// Only fill the rooms.
+        #[arg(long)]
+        fill_only: bool,
+    },
+}
+
+/// Rooms, members, publishers.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Rooms {
+    /// How many rooms.
+    #[arg(long, default_value_t = 1)]
+    pub rooms: usize,
+    /// Members of each room.
+    #[arg(long, default_value_t = 1000)]
+    pub members: usize,
+    /// Publishers; each speaks in every n-th room in turn.
+    #[arg(long, default_value_t = 1)]
+    pub publishers: usize,
+    /// Messages per second of all publishers together, at fixed times; 0: as fast as the window lets them.
+    #[arg(long, default_value_t = 0.0)]
+    pub rate: f64,
+    /// Messages of each publisher that may wait for their ack.
+    #[arg(long, default_value_t = 16)]
+    pub in_flight: usize,
+    /// Not stored.
+    #[arg(long)]
+    pub ephemeral: bool,
+    /// How long, seconds.
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u64,
+}

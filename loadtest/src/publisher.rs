@@ -1,0 +1,275 @@
+//! A publisher: speaks at intended times (or as fast as its window lets it), with a key on each message, and goes on after a lost
+//! connection with what was not acked, in the same order and under the same keys.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+    sync::atomic::Ordering,
+    time::Duration,
+};
+
+use tokio::time::{sleep, sleep_until};
+
+use crate::{
+    fleet::Local,
+    member::Frame,
+    payload::Said,
+    socket::{Heard, Socket},
+};
+
+/// What a publisher does.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) number: u32,
+    /// Which gateway first.
+    pub(crate) turn: usize,
+    /// The room of each message, over and over.
+    pub(crate) rooms: Vec<u32>,
+    /// The first one, among those of others: nanoseconds after all are ready.
+    pub(crate) phase_ns: u64,
+    /// From one message to the next; 0: whenever there is room in the window.
+    pub(crate) period_ns: u64,
+    pub(crate) in_flight: usize,
+    /// Ends after so many messages …
+    pub(crate) count: u64,
+    /// … or after so long, if that is said.
+    pub(crate) lasts: Option<Duration>,
+    /// A lost connection is nothing unusual here, and every message has a key.
+    pub(crate) comes_back: bool,
+}
+
+/// A message that was sent, and not acked yet.
+struct Sent {
+    said: Said,
+    room: u32,
+    is_repeated: bool,
+}
+
+struct Publisher {
+    local: Rc<Local>,
+    plan: Plan,
+    start_ns: u64,
+    serial: u64,
+    numbers: HashMap<u32, u32>,
+    /// By serial number, which is the `ref` and the end of the key.
+    unacked: BTreeMap<u64, Sent>,
+    /// Refused for now: when to say it again.
+    again: BTreeMap<u64, u64>,
+    text: Vec<u8>,
+}
+
+const BACKOFF_MS: (u64, u64) = (50, 1_000);
+/// How long a refused message waits if the server did not say.
+const AGAIN_MS: u64 = 100;
+/// Messages that are written at once, before what came in is read.
+const BURST: usize = 256;
+
+pub(crate) async fn speak(local: Rc<Local>, plan: Plan) {
+    let shared = local.shared.clone();
+    shared.ready.cancelled().await;
+    let start_ns = shared.clock.now_ns();
+    let mut publisher = Publisher {
+        local,
+        plan,
+        start_ns,
+        serial: 0,
+        numbers: HashMap::new(),
+        unacked: BTreeMap::new(),
+        again: BTreeMap::new(),
+        text: Vec::new(),
+    };
+    tokio::select! {
+        () = publisher.come_and_speak() => {}
+        () = shared.over.cancelled() => {
+            let left = publisher.unacked.len();
+            publisher.local.fault(|| format!("{left} messages were never answered"));
+        }
+    }
+    shared.speaking.fetch_sub(1, Ordering::Relaxed);
+}
+
+impl Publisher {
+    async fn come_and_speak(&mut self) {
+        let token = self.local.shared.signer.token(&format!("publisher{}", self.plan.number));
+        let mut failed = 0;
+        loop {
+            let shared = self.local.shared.clone();
+            let target = &shared.targets[self.plan.turn % shared.targets.len()];
+            self.plan.turn += 1;
+            let client = format!("publisher{}", self.plan.number);
+            match Socket::open(target, &token, &client, None).await {
+                Ok(mut socket) => {
+                    if self.speak_here(&mut socket).await {
+                        return;
+                    }
+                    failed = 0;
+                    if !self.plan.comes_back {
+                        self.local.fault(|| "a publisher lost its connection".to_owned());
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.local.tally().failed_connects += 1;
+                    if !self.plan.comes_back {
+                        self.local.fault(|| format!("a publisher can't connect: {error}"));
+                        return;
+                    }
+                }
+            }
+            let longest = (BACKOFF_MS.0 << failed.min(10)).min(BACKOFF_MS.1);
+            failed += 1;
+            sleep(Duration::from_millis(fastrand::u64(longest / 2..=longest))).await;
+        }
+    }
+
+    /// Whether all has been said and acked.
+    async fn speak_here(&mut self, socket: &mut Socket) -> bool {
+        self.again.clear();
+        for serial in self.unacked.keys().copied().collect::<Vec<_>>() {
+            self.queue(socket, serial);
+        }
+        loop {
+            let now_ns = self.now_ns();
+            while let Some((at_ns, serial)) = self.again.first_key_value().map(|(serial, at_ns)| (*at_ns, *serial))
+                && at_ns <= now_ns
+            {
+                self.again.remove(&serial);
+                self.queue(socket, serial);
+            }
+            let mut burst = 0;
+            while !self.is_done(now_ns) && self.has_room() && self.next_ns() <= now_ns && burst < BURST {
+                self.say(socket, now_ns);
+                burst += 1;
+            }
+            if socket.flush().await.is_err() {
+                return false;
+            }
+            if self.is_done(now_ns) && self.unacked.is_empty() {
+                return true;
+            }
+            if burst == BURST && self.plan.in_flight >= BURST * 2 {
+                tokio::task::yield_now().await;
+            }
+            let next_ns = match self.is_done(now_ns) || !self.has_room() {
+                true => self.again.values().min().copied(),
+                false => Some(self.next_ns().min(self.again.values().min().copied().unwrap_or(u64::MAX))),
+            };
+            let clock = self.local.shared.clock;
+            let mut frames = Vec::new();
+            let heard = tokio::select! {
+                heard = socket.read(|frame| frames.push(frame.to_vec())) => heard,
+                () = async {
+                    match next_ns {
+                        Some(at) => sleep_until(clock.at(at)).await,
+                        // The end may come while the window is full.
+                        None => sleep(Duration::from_millis(50)).await,
+                    }
+                } => Heard::Something,
+            };
+            for frame in frames {
+                self.on_frame(&frame);
+            }
+            if heard != Heard::Something {
+                if let Heard::Close(code, _) = heard {
+                    *self.local.tally().closes.entry(code).or_default() += 1;
+                }
+                return false;
+            }
+        }
+    }
+
+    fn is_done(&self, now_ns: u64) -> bool {
+        self.serial >= self.plan.count || self.plan.lasts.is_some_and(|lasts| now_ns >= self.start_ns + lasts.as_nanos() as u64)
+    }
+
+    fn has_room(&self) -> bool {
+        self.unacked.len() < self.plan.in_flight
+    }
+
+    fn next_ns(&self) -> u64 {
+        self.start_ns + self.plan.phase_ns + self.serial * self.plan.period_ns
+    }
+
+    fn say(&mut self, socket: &mut Socket, now_ns: u64) {
+        let room = self.plan.rooms[self.serial as usize % self.plan.rooms.len()];
+        let number = self.numbers.entry(room).or_default();
+        *number += 1;
+        let time_ns = if self.plan.period_ns > 0 { self.next_ns() } else { now_ns };
+        let said = Said { publisher: self.plan.number, number: self.numbers[&room], time_ns };
+        self.serial += 1;
+        self.unacked.insert(self.serial, Sent { said, room, is_repeated: false });
+        if self.local.shared.is_ephemeral {
+            self.local.shared.heads[room as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        self.local.tally().published += 1;
+        self.queue(socket, self.serial);
+    }
+
+    fn queue(&mut self, socket: &mut Socket, serial: u64) {
+        use std::io::Write as _;
+        let Some(sent) = self.unacked.get(&serial) else { return };
+        let shared = &self.local.shared;
+        let text = &mut self.text;
+        text.clear();
+        write!(text, r#"{{"type":"broadcast","room":"{}{}","ref":{serial},"payload":"#, shared.prefix, sent.room)
+            .expect("a Vec takes everything");
+        sent.said.write(shared.payload_bytes, text);
+        if shared.is_ephemeral {
+            text.extend_from_slice(br#","ephemeral":true"#);
+        } else if self.plan.comes_back {
+            write!(text, r#","key":"{}""#, serial).expect("a Vec takes everything");
+        }
+        text.push(b'}');
+        socket.queue(text);
+    }
+
+    fn on_frame(&mut self, text: &[u8]) {
+        let Ok(frame) = serde_json::from_slice::<Frame<'_>>(text) else { return };
+        let Some(serial) = frame.reference else { return };
+        match &*frame.kind {
+            "ack" => self.on_ack(serial, frame.offset.unwrap_or_default(), frame.duplicate == Some(true)),
+            "error" => {
+                let code = frame.code.as_deref().unwrap_or_default();
+                *self.local.tally().refused.entry(code.to_owned()).or_default() += 1;
+                let Some(sent) = self.unacked.get_mut(&serial) else { return };
+                sent.is_repeated = true;
+                if !matches!(code, "rate_limited" | "unavailable" | "internal") {
+                    self.unacked.remove(&serial);
+                    return self.local.fault(|| format!("a message was refused: {}", String::from_utf8_lossy(text)));
+                }
+                let pause_ms = frame.retry_after_ms.unwrap_or(AGAIN_MS);
+                self.again.insert(serial, self.now_ns() + pause_ms * 1_000_000);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_ack(&mut self, serial: u64, offset: u64, is_duplicate: bool) {
+        let Some(sent) = self.unacked.remove(&serial) else { return };
+        self.again.remove(&serial);
+        let (shared, now_ns) = (&self.local.shared, self.now_ns());
+        shared.live.acked.fetch_add(1, Ordering::Relaxed);
+        let mut tally = self.local.tally();
+        tally.acked += 1;
+        tally.duplicates += u64::from(is_duplicate);
+        let us = now_ns.saturating_sub(sent.said.time_ns) / 1000;
+        tally.ack_us.saturating_record(us);
+        let moment = tally.moment(now_ns);
+        moment.acked += 1;
+        moment.slowest_ack_us = moment.slowest_ack_us.max(us);
+        drop(tally);
+        if shared.is_ephemeral {
+            return;
+        }
+        shared.heads[sent.room as usize].fetch_max(offset, Ordering::Relaxed);
+        if let Some(book) = &shared.book
+            && let Err(wrong) = book.on_acked(sent.room, offset, sent.said, sent.is_repeated)
+        {
+            self.local.fault(|| wrong);
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.local.shared.clock.now_ns()
+    }
+}
