@@ -22,7 +22,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use carillon_proto::{
     codes::{Close, ErrorCode},
-    frame::{JoinOptions, Outgoing, Presence, ServerFrame, Span},
+    frame::{EpochClaim, JoinOptions, Outgoing, Presence, ServerFrame, Span},
     ids::{Epoch, GatewayId, Offset, PARTITIONS, PartitionId, RoomName, UserId, fnv1a32},
     link::{Attach, Detach, Publish, Read, UpBatch, read, up},
 };
@@ -235,7 +235,7 @@ enum Waits {
 struct Owed {
     reference: Option<Box<str>>,
     /// The `since` of the join, and its epoch unless that is not to be checked.
-    claim: Option<(Offset, Option<Box<str>>)>,
+    claim: Option<(Offset, Option<EpochClaim>)>,
     /// The `last` of the join, should its `since` turn out not to be recoverable.
     last: u32,
     is_personal: bool,
@@ -311,7 +311,14 @@ impl Rooms {
         conn
     }
 
-    /// The index that [`Self::connect`] will give next.
+    /// A request begins: it may publish, read and ask who is there, and is in no room. Answers come by [`Doors::frame`], one for
+    /// each question that carries a reference, at the latest when its time is over.
+    pub fn request(&mut self, life: u32, user: UserId) -> Conn {
+        let index = self.conns.insert(Memberships { life, user, joined: SmallVec::new() }) as u32;
+        Conn { index, life }
+    }
+
+    /// The index that [`Self::connect`] or [`Self::request`] will give next.
     pub fn next_index(&self) -> u32 {
         self.conns.vacant_key() as u32
     }

@@ -121,7 +121,17 @@ impl Session {
 
     /// A text frame came in. `scratch` keeps what had to be unescaped for as long as the act needs it.
     pub fn on_text<'a>(&mut self, text: &'a str, scratch: &'a mut Scratch, limits: &SessionLimits, now_ms: u64) -> Act<'a> {
-        let parsed = frame::parse(text, limits.json_depth);
+        self.on_frame(frame::parse(text, limits.json_depth), scratch, limits, now_ms)
+    }
+
+    /// A frame came in, by whatever door: as it was read, or why it could not be.
+    pub fn on_frame<'a>(
+        &mut self,
+        parsed: Result<Incoming<'a>, BadFrame>,
+        scratch: &'a mut Scratch,
+        limits: &SessionLimits,
+        now_ms: u64,
+    ) -> Act<'a> {
         let (bucket, rate) = match &parsed {
             Ok(Incoming { frame: ClientFrame::Join { .. } | ClientFrame::Leave { .. }, .. }) => (&mut self.joins, limits.joins),
             _ => (&mut self.frames, limits.frames),

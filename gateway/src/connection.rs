@@ -1,52 +1,27 @@
-//! One client's socket: what is kept of it, the task that waits for it, and how it is let go. An idle one owns no buffer
-//! and no timer; its task is woken by the socket, or by the shard when there is something to write that did not fit.
+//! One client, as a shard keeps it: what all doors have in common. An idle connection owns no buffer and no timer.
 
-use std::{
-    cell::RefCell,
-    future::Future,
-    io::{ErrorKind, IoSlice},
-    pin::Pin,
-    rc::Rc,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+use std::task::Waker;
 
-use bytes::Bytes;
-use carillon_core::{outbox::Outbox, rooms::Conn, session::Session};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use carillon_core::{outbox::Outbox, session::Session};
 
-use crate::{shard::Shard, websocket::codec::Decoder};
+use crate::door::Door;
 
 pub(crate) struct Connection {
     pub(crate) life: u32,
-    pub(crate) stream: TcpStream,
     pub(crate) session: Session,
     /// What the token says of its user in presence, JSON text.
     pub(crate) info: Option<Box<str>>,
     pub(crate) outbox: Outbox,
-    pub(crate) decoder: Decoder,
-    /// The start of a frame whose rest has not come yet; at first, all that came behind the handshake.
-    pub(crate) partial: Vec<u8>,
-    /// What came behind the handshake has not been read yet: the socket will not wake anyone for it.
-    has_early: bool,
-    waker: Option<Waker>,
+    pub(crate) door: Door,
+    /// Of the task that reads for it or writes for it.
+    pub(crate) waker: Option<Waker>,
     /// Welcomed: until then nothing is read, so that frames sent early wait in the kernel.
     pub(crate) is_open: bool,
     pub(crate) is_dirty: bool,
     /// The socket took less than there was; its task waits until it takes more.
     pub(crate) is_blocked: bool,
     pub(crate) is_closing: bool,
-    /// Milliseconds of the shard's clock, wrapping: when anything last came in, and when the last ping went out.
-    pub(crate) heard_ms: u32,
-    pub(crate) pinged_ms: Option<u32>,
 }
-
-/// Pieces per write: what the kernel takes at once is 1024, and a socket buffer is full long before.
-const PIECES: usize = 64;
 
 /// What became of a write.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,23 +35,18 @@ pub(crate) enum Written {
 }
 
 impl Connection {
-    pub(crate) fn new(life: u32, stream: TcpStream, session: Session, partial: Vec<u8>, now_ms: u64) -> Self {
+    pub(crate) fn new(life: u32, session: Session, info: Option<Box<str>>, door: Door) -> Self {
         Self {
             life,
-            stream,
             session,
-            info: None,
+            info,
             outbox: Outbox::default(),
-            decoder: Decoder::default(),
-            has_early: !partial.is_empty(),
-            partial,
+            door,
             waker: None,
             is_open: false,
             is_dirty: false,
             is_blocked: false,
             is_closing: false,
-            heard_ms: now_ms as u32,
-            pinged_ms: None,
         }
     }
 
@@ -86,99 +56,25 @@ impl Connection {
         }
     }
 
-    /// Writes what is queued, as many frames per call as fit.
+    /// Writes what is queued, as far as the door takes it now.
     pub(crate) fn write(&mut self) -> Written {
-        while !self.outbox.is_empty() {
-            let mut pieces = [IoSlice::new(&[]); PIECES];
-            let mut count = 0;
-            for (slot, piece) in pieces.iter_mut().zip(self.outbox.pieces()) {
-                *slot = IoSlice::new(piece);
-                count += 1;
-            }
-            match self.stream.try_write_vectored(&pieces[..count]) {
-                Ok(0) => return Written::Broken,
-                Ok(written) => self.outbox.on_written(written),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Written::Some,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Written::Broken,
-            }
+        match &mut self.door {
+            Door::Native(socket) => socket.write(&mut self.outbox),
+            // It is answered, not written to.
+            Door::Request(_) => Written::All,
         }
-        Written::All
     }
 }
 
-/// The task of a connection. Sixteen bytes of state: everything else lives in the shard.
-pub(crate) struct Serving {
-    pub(crate) shard: Rc<RefCell<Shard>>,
-    pub(crate) conn: Conn,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::websocket::socket::NativeSocket;
 
-/// Reads in a row before others get their turn.
-const READS_PER_TURN: usize = 4;
-
-impl Future for Serving {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut shard = self.shard.borrow_mut();
-        let conn = self.conn;
-        for _ in 0..READS_PER_TURN {
-            // Whoever closes a connection takes it out of the shard and wakes its task.
-            let Some(connection) = shard.connection(conn) else { return Poll::Ready(()) };
-            match &mut connection.waker {
-                Some(waker) => waker.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
-            }
-            if connection.is_blocked {
-                match connection.stream.poll_write_ready(cx) {
-                    Poll::Ready(Ok(())) => shard.write(conn),
-                    Poll::Ready(Err(_)) => shard.drop_connection(conn),
-                    Poll::Pending => {}
-                }
-            }
-            let Some(connection) = shard.connection(conn) else { return Poll::Ready(()) };
-            if !connection.is_open || connection.is_closing {
-                return Poll::Pending;
-            }
-            if std::mem::take(&mut connection.has_early) {
-                shard.read_early(conn);
-                continue;
-            }
-            match connection.stream.poll_read_ready(cx) {
-                Poll::Ready(Ok(())) => shard.read(conn),
-                Poll::Ready(Err(_)) => shard.drop_connection(conn),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+    #[test]
+    fn other_doors_cost_the_native_one_nothing() {
+        assert_eq!(size_of::<Door>(), size_of::<NativeSocket>());
+        // Part of what an idle client costs, which is a promise.
+        assert!(size_of::<Connection>() <= 248, "{}", size_of::<Connection>());
     }
-}
-
-/// How long a connection that is being closed may take to read what is left for it and to close its end.
-const GOODBYE: Duration = Duration::from_secs(5);
-/// What a closing client may still send before it is cut off, bytes; all of it is thrown away.
-const GOODBYE_BYTES: usize = 1 << 20;
-
-/// Writes what is left and the close frame, then waits for the client to go (RFC 6455, section 7.1.1): closing at once could
-/// reset the connection under the close frame.
-pub(crate) async fn say_goodbye(mut stream: TcpStream, outbox: Outbox, close: Bytes) {
-    let goodbye = async {
-        for piece in outbox.pieces() {
-            stream.write_all(piece).await?;
-        }
-        stream.write_all(&close).await?;
-        stream.shutdown().await?;
-        let mut scratch = [0; 512];
-        let mut left = GOODBYE_BYTES;
-        loop {
-            match stream.read(&mut scratch).await? {
-                0 => return Ok(()),
-                count if count > left => return Ok(()),
-                count => left -= count,
-            }
-        }
-    };
-    // Either way the socket closes now; a client that broke off has nothing to be told.
-    let _: Result<std::io::Result<()>, _> = timeout(GOODBYE, goodbye).await;
 }

@@ -1,176 +1,165 @@
-//! The public port's HTTP: which request goes to which door, and what is said to one that goes to none.
+//! The public port: HTTP/1.1 and HTTP/2 (RFC 9112, RFC 9113 with prior knowledge), and which request goes to which door.
+//! Knows no room: what a request asks of one goes through the shard, like a frame.
 
-use std::{
-    cell::RefCell,
-    convert::Infallible,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod body;
+pub(crate) mod cors;
+mod rates;
+pub(crate) mod reply;
+mod request;
+mod rooms;
+mod router;
+mod token;
+
+use std::{cell::RefCell, convert::Infallible, future::Future, io, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use carillon_platform::auth::{TokenVerifier, VerifyError};
-use carillon_proto::{claims::Claims, codes::Close};
+use carillon_platform::auth::TokenVerifier;
 use http_body_util::Full;
 use hyper::{
-    Method, Request, Response, StatusCode,
-    body::Incoming,
-    header::{self, HeaderValue},
-    server::conn::http1,
+    Response,
+    server::conn::{http1, http2},
     service::service_fn,
-    upgrade::Parts,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
-
-use crate::{
-    Gateway, Page,
-    config::Config,
-    shard::Shard,
-    websocket::handshake::{self, Asked, Refused},
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{Gateway, Page, config::Config, shard::Shard};
+pub(crate) use rates::Rates;
+pub(crate) use request::{AT_ONCE as REQUESTS_AT_ONCE, REFERENCE, Request};
+
+/// An answer on its way.
+pub(crate) type Reply = Response<Full<Bytes>>;
 
 /// Header lines of a request, all told: a token of the longest kind, twice, and what browsers and proxies add.
 const HEAD_BYTES: usize = 32 * 1024;
+/// Requests under way on one HTTP/2 connection; more wait at the client.
+const STREAMS: u32 = 256;
+/// What HTTP/2 keeps of one answer before the client has room for it, bytes.
+const STREAM_BYTES: usize = 64 * 1024;
+/// How every HTTP/2 connection begins (RFC 9113, section 3.4), as far as no method of HTTP/1.1 does.
+const PREFACE: &[u8] = b"PRI";
+/// The pause before another look at the first bytes, where fewer than [`PREFACE`] have come.
+const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 
 /// What every request of a shard needs.
-pub(crate) struct Door {
-    config: Config,
+pub(crate) struct Front {
+    pub(crate) config: Config,
+    pub(crate) shard: Rc<RefCell<Shard>>,
     verifier: Arc<dyn TokenVerifier>,
     pages: &'static [Page],
-    shard: Rc<RefCell<Shard>>,
+    rates: Arc<Rates>,
     draining: CancellationToken,
+    sockets: TaskTracker,
 }
 
-impl Door {
-    pub(crate) fn new(gateway: &Gateway, shard: Rc<RefCell<Shard>>, draining: CancellationToken) -> Self {
-        Self { config: gateway.config.clone(), verifier: gateway.verifier.clone(), pages: gateway.pages, shard, draining }
+impl Front {
+    pub(crate) fn new(gateway: &Gateway, rates: Arc<Rates>, shard: Rc<RefCell<Shard>>, draining: CancellationToken) -> Self {
+        Self {
+            config: gateway.config.clone(),
+            shard,
+            verifier: gateway.verifier.clone(),
+            pages: gateway.pages,
+            rates,
+            draining,
+            sockets: TaskTracker::new(),
+        }
+    }
+
+    /// Waits until every socket that still speaks HTTP has said its last word.
+    pub(crate) async fn closed(&self) {
+        self.sockets.close();
+        self.sockets.wait().await;
     }
 }
 
-/// Serves a socket until it becomes a connection, or ends.
-pub(crate) fn spawn(door: Rc<Door>, stream: TcpStream) {
+/// Serves a socket until it becomes a connection of another kind, or ends.
+pub(crate) fn spawn(front: Rc<Front>, stream: TcpStream) {
+    let sockets = front.sockets.clone();
+    tokio::task::spawn_local(sockets.track_future(async move {
+        let patience = Duration::from_millis(front.config.handshake_ms);
+        let speaks = tokio::select! {
+            speaks = timeout(patience, speaks_http2(&stream)) => speaks,
+            // Nothing was asked yet, and nothing will be served.
+            () = front.draining.cancelled() => return,
+        };
+        // What goes wrong here goes wrong on the client's side of the socket, and it is told by hyper where it can be.
+        match speaks {
+            Ok(Ok(true)) => serve_http2(front, stream).await,
+            Ok(Ok(false)) => serve_http1(front, stream, patience).await,
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }));
+}
+
+/// Looks at the first bytes without taking them, so that HTTP/1.1 is served as if nobody had looked.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut start = [0; PREFACE.len()];
+    loop {
+        match stream.peek(&mut start).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count if start[..count] != PREFACE[..count] => return Ok(false),
+            count if count == PREFACE.len() => return Ok(true),
+            _ => sleep(PREFACE_PAUSE).await,
+        }
+    }
+}
+
+async fn serve_http1(front: Rc<Front>, stream: TcpStream, patience: Duration) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new());
-    builder.header_read_timeout(Duration::from_millis(door.config.handshake_ms));
+    builder.header_read_timeout(patience);
     builder.max_buf_size(HEAD_BYTES);
-    let draining = door.draining.clone();
+    let draining = front.draining.clone();
     let service = service_fn(move |request| {
-        let door = door.clone();
-        async move { Ok::<_, Infallible>(answer(&door, request).await) }
+        let front = front.clone();
+        async move { Ok::<_, Infallible>(router::answer(&front, request).await) }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-    tokio::task::spawn_local(async move {
-        let mut connection = std::pin::pin!(connection);
-        // What goes wrong here goes wrong on the client's side of the socket, and it is told by hyper where it can be.
-        tokio::select! {
-            _ = connection.as_mut() => {}
-            () = draining.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
         }
+    }
+}
+
+async fn serve_http2(front: Rc<Front>, stream: TcpStream) {
+    let mut builder = http2::Builder::new(OnThisThread);
+    builder.timer(TokioTimer::new());
+    builder.max_header_list_size(HEAD_BYTES as u32);
+    builder.max_concurrent_streams(STREAMS);
+    builder.max_send_buf_size(STREAM_BYTES);
+    // A peer that went without a word is found by pings, as on a WebSocket.
+    builder.keep_alive_interval(Duration::from_millis(front.config.heartbeat_interval_ms));
+    builder.keep_alive_timeout(Duration::from_millis(front.config.heartbeat_timeout_ms));
+    let draining = front.draining.clone();
+    let service = service_fn(move |request| {
+        let front = front.clone();
+        async move { Ok::<_, Infallible>(router::answer(&front, request).await) }
     });
-}
-
-async fn answer(door: &Rc<Door>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    if request.uri().path() == "/ws" {
-        return open_websocket(door, request).await;
-    }
-    let page = door.pages.iter().find(|page| page.path == request.uri().path());
-    match (page, request.method()) {
-        (Some(page), &Method::GET | &Method::HEAD) => show(page),
-        (Some(_), _) => problem(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "this page is only read"),
-        (None, _) => problem(StatusCode::NOT_FOUND, "bad_request", "there is nothing here"),
-    }
-}
-
-async fn open_websocket(door: &Rc<Door>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let came = Instant::now();
-    let asked = match handshake::read(&request) {
-        Ok(asked) => asked,
-        Err(Refused::BadRequest(why)) => return problem(StatusCode::BAD_REQUEST, "bad_request", why),
-        Err(Refused::UpgradeRequired) => return upgrade_required(),
-    };
-    if let Some(origin) = request.headers().get(header::ORIGIN)
-        && !origin.to_str().is_ok_and(|origin| door.config.origins.allows(origin))
-    {
-        return problem(StatusCode::FORBIDDEN, "forbidden", "this origin is not on the allow-list (setting `origins`)");
-    }
-    let Asked { accept, offers_subprotocol, token, client } = asked;
-    let patience = Duration::from_millis(door.config.handshake_ms);
-    let verified = tokio::time::timeout(patience, verify(door, token.as_deref())).await.unwrap_or(Err(Close::Unavailable));
-    let upgrade = hyper::upgrade::on(&mut request);
-    let shard = door.shard.clone();
-    tokio::task::spawn_local(async move {
-        // A client that is gone before its answer needs none.
-        let Ok(upgraded) = upgrade.await else { return };
-        let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-            unreachable!("this is the type that was served")
-        };
-        let mut shard = shard.borrow_mut();
-        match verified {
-            Ok(claims) => shard.on_connect(io.into_inner(), &read_buf, claims, client, came),
-            Err(why) => shard.refuse(io.into_inner(), why),
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
         }
-    });
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    let accept = HeaderValue::from_str(&accept).expect("base64 is a header value");
-    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    if offers_subprotocol {
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(handshake::SUBPROTOCOL));
     }
-    response
 }
 
-async fn verify(door: &Door, token: Option<&str>) -> Result<Claims, Close> {
-    let token = token.filter(|token| token.len() <= door.config.token_bytes).ok_or(Close::Unauthorized)?;
-    door.verifier.verify(token).await.map_err(|error| {
-        tracing::debug!(%error, "a token was not accepted");
-        match error {
-            VerifyError::Refused(_) => Close::Unauthorized,
-            VerifyError::Unavailable(_) => Close::Unavailable,
-        }
-    })
-}
+/// Runs what hyper spawns beside us: a shard is one thread, and what it owns stays there.
+#[derive(Debug, Clone, Copy)]
+struct OnThisThread;
 
-fn show(page: &Page) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(page.body)));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(page.content_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    let policy = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; frame-ancestors 'none'";
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
-    response
-}
-
-fn upgrade_required() -> Response<Full<Bytes>> {
-    let mut response = problem(StatusCode::UPGRADE_REQUIRED, "bad_request", "connect with WebSocket version 13");
-    let headers = response.headers_mut();
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-    response
-}
-
-/// A problem document (RFC 9457) with the code of the contract's table.
-fn problem(status: StatusCode, code: &str, detail: &str) -> Response<Full<Bytes>> {
-    let body = serde_json::json!({
-        "type": "about:blank",
-        "title": status.canonical_reason().unwrap_or_default(),
-        "status": status.as_u16(),
-        "code": code,
-        "detail": detail,
-    });
-    let mut response = Response::new(Full::new(body.to_string().into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    response
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
 }

@@ -11,7 +11,8 @@ use carillon_proto::{
 use crate::{
     config::Config,
     connection::{Connection, Written},
-    websocket::codec::text_frame,
+    door::{Door, Encodings},
+    websocket::{codec::text_frame, socket::NativeSocket},
 };
 
 /// All connections of a shard, by place.
@@ -61,6 +62,14 @@ impl Hub {
         self.connections.get(conn.index as usize)?.as_deref().filter(|connection| connection.life == conn.life)
     }
 
+    /// The socket of a native connection.
+    pub(crate) fn native(&mut self, conn: Conn) -> Option<&mut NativeSocket> {
+        match &mut self.get_mut(conn)?.door {
+            Door::Native(socket) => Some(socket),
+            Door::Request(_) => None,
+        }
+    }
+
     pub(crate) fn remove(&mut self, conn: Conn) -> Option<Box<Connection>> {
         self.get(conn)?;
         let connection = self.connections.get_mut(conn.index as usize)?.take()?;
@@ -76,10 +85,7 @@ impl Hub {
     /// Queues encoded frames for a connection. One whose outbox overflows is too slow, and is closed.
     pub(crate) fn push(&mut self, to: Conn, frames: Bytes) {
         let (limit, length) = (self.outbox_bytes, frames.len());
-        let Some(connection) = self.get_mut(to) else { return };
-        if connection.is_closing {
-            return;
-        }
+        let Some(connection) = self.get_mut(to).filter(|connection| !connection.is_closing) else { return };
         if connection.outbox.push(frames.clone(), limit).is_err() {
             // More than an outbox may come in before the next flush. A client is slow only if its socket takes no more, too;
             // how the write went shows at the flush, which this connection waits for.
@@ -89,7 +95,12 @@ impl Hub {
                 return self.close(to, Close::SlowConsumer);
             }
         }
-        self.waiting_bytes += length;
+        self.on_queued(to, length);
+    }
+
+    /// More waits for a connection: it is written at the next flush.
+    fn on_queued(&mut self, to: Conn, bytes: usize) {
+        self.waiting_bytes += bytes;
         let Some(connection) = self.get_mut(to) else { return };
         if !std::mem::replace(&mut connection.is_dirty, true) {
             self.dirty.push(to);
@@ -154,16 +165,25 @@ impl Hub {
 }
 
 impl Doors for Hub {
-    type Shared = Option<Bytes>;
+    type Shared = Encodings;
 
     fn message(&mut self, to: Conn, message: &Outgoing<'_>, shared: &mut Self::Shared) {
-        let frame = shared.get_or_insert_with(|| text_frame(|out| ServerFrame::Message(*message).write(out)));
-        let frame = frame.clone();
-        self.push(to, frame);
+        let Some(connection) = self.get_mut(to) else { return };
+        match &mut connection.door {
+            Door::Native(_) => {
+                let frame = shared.native(message);
+                self.push(to, frame);
+            }
+            Door::Request(_) => {}
+        }
     }
 
     fn frame(&mut self, to: Conn, frame: &ServerFrame<'_>) {
-        self.push(to, text_frame(|out| frame.write(out)));
+        let Some(connection) = self.get_mut(to) else { return };
+        match &mut connection.door {
+            Door::Native(_) => self.push(to, text_frame(|out| frame.write(out))),
+            Door::Request(request) => request.on_frame(frame),
+        }
     }
 
     fn welcome(&mut self, to: Conn, personal: &RoomName, head: Offset, epoch: &Epoch) {
@@ -191,7 +211,13 @@ impl Doors for Hub {
     }
 
     fn identity(&self, of: Conn) -> (&str, &str) {
-        self.get(of).map_or(("", ""), |connection| (connection.session.user().as_str(), connection.session.client().as_str()))
+        let Some(connection) = self.get(of) else { return ("", "") };
+        let client = match &connection.door {
+            Door::Native(_) => connection.session.client().as_str(),
+            // What is said in nobody's name excludes nobody.
+            Door::Request(request) => request.client.as_ref().map_or("", |client| client.as_str()),
+        };
+        (connection.session.user().as_str(), client)
     }
 
     fn info(&self, of: Conn) -> &str {

@@ -3,13 +3,15 @@
 //! client may do and what a room sends to whom is decided in `carillon-core`; here is only how it gets there.
 //!
 //! ```text
-//!   accept ─▶ http ─▶ websocket::handshake ─▶ connection ─▶ shard ─▶ bus
-//!                                            connection ◀─ hub ◀── shard ◀─ bus
+//!   accept ─▶ http ─┬▶ websocket ─▶ connection ─▶ shard ─▶ bus
+//!                   ╰▶ request ──▶     ┆
+//!                      door ◀─ hub ◀───┴───────── shard ◀─ bus
 //! ```
 
 mod config;
 mod connection;
 mod counters;
+mod door;
 pub mod engineio;
 mod http;
 mod hub;
@@ -60,12 +62,13 @@ impl Gateway {
     /// If the listener can't be shared between the shards, or a thread can't be started.
     pub async fn run(self, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
         listener.set_nonblocking(true)?;
+        let rates = Arc::new(http::Rates::new(self.config.session.frames));
         let mut shards = Vec::new();
         for number in 0..self.config.shards {
-            let (gateway, listener, shutdown) = (self.clone(), listener.try_clone()?, shutdown.clone());
+            let (gateway, rates, listener, shutdown) = (self.clone(), rates.clone(), listener.try_clone()?, shutdown.clone());
             let (ended, end) = tokio::sync::oneshot::channel();
             std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
-                let _ = ended.send(shard::run(gateway, listener, shutdown));
+                let _ = ended.send(shard::run(gateway, rates, listener, shutdown));
             })?;
             shards.push(end);
         }

@@ -27,22 +27,30 @@ use carillon_platform::{
 use carillon_proto::{
     claims::Claims,
     codes::{Close, ErrorCode},
-    frame::ServerFrame,
+    frame::{ClientFrame, Incoming, ServerFrame},
     ids::{ClientId, GatewayId, PartitionId, UserId},
     link::{DownBatch, down_subject, up_subject},
 };
 use prost::Message as _;
-use tokio::{net::TcpStream, task::LocalSet, time::sleep};
+use tokio::{
+    net::TcpStream,
+    task::LocalSet,
+    time::{sleep, timeout},
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     Gateway,
     config::Config,
-    connection::{Connection, Serving, Written, say_goodbye},
+    connection::{Connection, Written},
     counters::{Counters, Tally},
-    http,
+    door::Door,
+    http::{self, Rates},
     hub::Hub,
-    websocket::codec::{self, Decoder, Event, Violation},
+    websocket::{
+        codec::{self, Decoder, Event, Violation},
+        socket::{GOODBYE, NativeSocket, Serving, say_goodbye},
+    },
     wheel::{Due, Wheel},
 };
 
@@ -62,12 +70,12 @@ const EXPIRY_LOOK_MS: u64 = 600_000;
 const DRAIN_JITTER_MS: u32 = 1000;
 
 /// Runs a shard on this thread until the drain has let every client go.
-pub(crate) fn run(gateway: Gateway, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
+pub(crate) fn run(gateway: Gateway, rates: Arc<Rates>, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, serve(gateway, listener, shutdown))
+    LocalSet::new().block_on(&runtime, serve(gateway, rates, listener, shutdown))
 }
 
-async fn serve(gateway: Gateway, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
+async fn serve(gateway: Gateway, rates: Arc<Rates>, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let shard = Shard::new(&gateway);
     let id = shard.borrow().id;
@@ -76,14 +84,14 @@ async fn serve(gateway: Gateway, listener: TcpListener, shutdown: Shutdown) -> i
     }
     tokio::task::spawn_local(flush_when_due(shard.clone()));
     tokio::task::spawn_local(watch_the_clock(shard.clone()));
-    let door = Rc::new(http::Door::new(&gateway, shard.clone(), shutdown.token()));
+    let front = Rc::new(http::Front::new(&gateway, rates, shard.clone(), shutdown.token()));
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     // Frames are written when they are complete; waiting for more would only add latency.
                     let _ = stream.set_nodelay(true);
-                    http::spawn(door.clone(), stream);
+                    http::spawn(front.clone(), stream);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection can't be accepted");
@@ -102,6 +110,8 @@ async fn serve(gateway: Gateway, listener: TcpListener, shutdown: Shutdown) -> i
     let goodbyes = shard.borrow().goodbyes.clone();
     goodbyes.close();
     goodbyes.wait().await;
+    // An answer that was given must also be read.
+    let _ = timeout(GOODBYE, front.closed()).await;
     Ok(())
 }
 
@@ -150,6 +160,16 @@ async fn watch_the_clock(shard: Rc<RefCell<Shard>>) {
     }
 }
 
+/// Who wants to be a connection.
+pub(crate) struct Opening {
+    /// Of its verified token.
+    pub(crate) claims: Claims,
+    /// As it calls itself; otherwise it is given a name.
+    pub(crate) client: Option<ClientId>,
+    /// When it came.
+    pub(crate) asked: Instant,
+}
+
 /// The state of one shard.
 pub(crate) struct Shard {
     id: GatewayId,
@@ -163,6 +183,8 @@ pub(crate) struct Shard {
     subjects: Vec<String>,
     start: Instant,
     lives: u32,
+    /// Under way.
+    requests: usize,
     /// Bytes are read here, whoever's they are.
     scratch: Vec<u8>,
     flusher: Option<Waker>,
@@ -191,6 +213,7 @@ impl Shard {
                 subjects: PartitionId::all().map(up_subject).collect(),
                 start: Instant::now(),
                 lives: 0,
+                requests: 0,
                 scratch: vec![0; config.frame_bytes + READ_BYTES],
                 flusher: None,
                 flush_is_due: false,
@@ -205,50 +228,81 @@ impl Shard {
         })
     }
 
-    /// A client with a verified token and an open socket. `early`: bytes that came behind its handshake.
-    /// `asked`: when its handshake came in.
-    pub(crate) fn on_connect(
-        &mut self,
-        stream: TcpStream,
-        early: &[u8],
-        claims: Claims,
-        client: Option<ClientId>,
-        asked: Instant,
-    ) {
+    /// A native client with a verified token. `early`: bytes that came behind its handshake.
+    pub(crate) fn on_connect(&mut self, stream: TcpStream, early: &[u8], opening: Opening) {
         let now = self.now();
-        let Ok(user) = UserId::parse(&claims.sub) else {
-            return self.refuse(stream, Close::Unauthorized);
-        };
+        match self.admit(&opening) {
+            Err(why) => self.refuse(stream, why),
+            Ok(user) => {
+                let door = Door::Native(NativeSocket::new(stream, early.to_vec(), now.mono_ms));
+                let conn = self.open(user, door, opening, now);
+                self.wheel.schedule(now.mono_ms + self.config.heartbeat_interval_ms, conn, Due::Heartbeat);
+                if let Some(shard) = self.this.upgrade() {
+                    tokio::task::spawn_local(Serving { shard, conn });
+                }
+            }
+        }
+    }
+
+    /// Whether there is room for one connection more, by whatever door.
+    fn admit(&self, opening: &Opening) -> Result<UserId, Close> {
         if self.is_draining {
-            let retry_ms = fastrand::u32(0..=DRAIN_JITTER_MS);
-            return self.refuse(stream, Close::Draining { retry_ms });
+            return Err(Close::Draining { retry_ms: fastrand::u32(0..=DRAIN_JITTER_MS) });
         }
         if self.tally.connections >= i64::try_from(self.config.connections).unwrap_or(i64::MAX) {
-            return self.refuse(stream, Close::OverCapacity);
+            return Err(Close::OverCapacity);
         }
-        let client = client.unwrap_or_else(|| {
-            let made = uuid::Uuid::new_v4().simple().to_string();
-            ClientId::parse(&made).expect("32 hexadecimal digits are a client id")
-        });
+        UserId::parse(&opening.claims.sub).map_err(|_| Close::Unauthorized)
+    }
+
+    /// A connection begins: it becomes a member of its personal room, and is closed when that takes too long, or when its
+    /// token ends. What else falls due for it is its door's.
+    fn open(&mut self, user: UserId, door: Door, opening: Opening, now: Now) -> Conn {
+        let Opening { claims, client, asked } = opening;
         let grants = Arc::new(Grants::new(user.clone(), claims.grants));
         let personal = grants.personal();
         let expires_at_ms = claims.exp.saturating_mul(1000);
+        let client = client.unwrap_or_else(new_client);
         let session = Session::new(client, grants, expires_at_ms, &self.config.session, now.mono_ms);
-        self.lives = self.lives.wrapping_add(1);
-        let conn = Conn { index: self.rooms.next_index(), life: self.lives };
-        let mut connection = Connection::new(self.lives, stream, session, early.to_vec(), now.mono_ms);
-        connection.info = claims.info.map(|info| info.get().into());
-        self.hub.insert(conn, Box::new(connection));
-        self.rooms.connect(self.lives, user, personal, now, &mut self.hub);
+        let conn = self.place(session, claims.info.map(|info| info.get().into()), door);
+        self.rooms.connect(conn.life, user, personal, now, &mut self.hub);
         self.tally.connections += 1;
         let asked_ms = now.mono_ms.saturating_sub(asked.elapsed().as_millis() as u64);
         self.wheel.schedule(asked_ms + self.config.handshake_ms, conn, Due::Welcome);
-        self.wheel.schedule(now.mono_ms + self.config.heartbeat_interval_ms, conn, Due::Heartbeat);
         self.schedule_expiry(conn, expires_at_ms, now);
-        if let Some(shard) = self.this.upgrade() {
-            tokio::task::spawn_local(Serving { shard, conn });
-        }
         self.want_flush();
+        conn
+    }
+
+    /// Puts a connection where the rooms will look for it.
+    fn place(&mut self, session: Session, info: Option<Box<str>>, door: Door) -> Conn {
+        self.lives = self.lives.wrapping_add(1);
+        let conn = Conn { index: self.rooms.next_index(), life: self.lives };
+        self.hub.insert(conn, Box::new(Connection::new(self.lives, session, info, door)));
+        conn
+    }
+
+    /// A request that is answered once, by its own door. `None` if there are too many under way.
+    pub(crate) fn on_request(&mut self, claims: Claims, request: http::Request, frame: ClientFrame<'_>) -> Option<Conn> {
+        if self.requests >= http::REQUESTS_AT_ONCE {
+            return None;
+        }
+        let now = self.now();
+        let user = UserId::parse(&claims.sub).ok()?;
+        let grants = Arc::new(Grants::new(user.clone(), claims.grants));
+        let expires_at_ms = claims.exp.saturating_mul(1000);
+        let session = Session::new(new_client(), grants, expires_at_ms, &self.config.session, now.mono_ms);
+        let conn = self.place(session, None, Door::Request(Box::new(request)));
+        self.rooms.request(conn.life, user);
+        self.requests += 1;
+        self.tally.frames_in += 1;
+        let mut scratch = Scratch::default();
+        let connection = self.hub.get_mut(conn).expect("placed above");
+        let incoming = Ok(Incoming { reference: Some(http::REFERENCE), frame });
+        let act = connection.session.on_frame(incoming, &mut scratch, &self.config.session, now.mono_ms);
+        self.act(conn, act, now);
+        self.want_flush();
+        Some(conn)
     }
 
     /// A client that never becomes a connection: the upgrade is complete, so that it can be told why.
@@ -265,15 +319,15 @@ impl Shard {
     /// A socket has something to read.
     pub(crate) fn read(&mut self, conn: Conn) {
         let now = self.now();
-        let Some(connection) = self.hub.get_mut(conn) else { return };
+        let Some(socket) = self.hub.native(conn) else { return };
         let mut scratch = std::mem::take(&mut self.scratch);
-        let kept = connection.partial.len();
+        let kept = socket.partial.len();
         // A partial frame is shorter than the largest frame, beside which there is always room to read.
-        scratch[..kept].copy_from_slice(&connection.partial);
-        match connection.stream.try_read(&mut scratch[kept..]) {
+        scratch[..kept].copy_from_slice(&socket.partial);
+        match socket.stream.try_read(&mut scratch[kept..]) {
             Ok(0) => self.drop_connection(conn),
             Ok(count) => {
-                connection.heard_ms = now.mono_ms as u32;
+                socket.heard_ms = now.mono_ms as u32;
                 self.on_bytes(conn, &mut scratch[..kept + count], now);
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
@@ -286,22 +340,22 @@ impl Shard {
     /// What came behind the handshake; it may be more than the scratch buffer has room for.
     pub(crate) fn read_early(&mut self, conn: Conn) {
         let now = self.now();
-        let Some(connection) = self.hub.get_mut(conn) else { return };
-        let mut early = std::mem::take(&mut connection.partial);
+        let Some(socket) = self.hub.native(conn) else { return };
+        let mut early = std::mem::take(&mut socket.partial);
         self.on_bytes(conn, &mut early, now);
         self.want_flush();
     }
 
     fn on_bytes(&mut self, conn: Conn, bytes: &mut [u8], now: Now) {
-        let Some(connection) = self.hub.get_mut(conn) else { return };
-        let mut decoder: Decoder = std::mem::take(&mut connection.decoder);
+        let Some(socket) = self.hub.native(conn) else { return };
+        let mut decoder: Decoder = std::mem::take(&mut socket.decoder);
         let max = self.config.frame_bytes;
         let fed = decoder.feed(bytes, max, |event| self.on_event(conn, event, now));
         match fed {
             Ok(used) => {
-                if let Some(connection) = self.hub.get_mut(conn) {
-                    connection.decoder = decoder;
-                    connection.partial = bytes[used..].to_vec();
+                if let Some(socket) = self.hub.native(conn) {
+                    socket.decoder = decoder;
+                    socket.partial = bytes[used..].to_vec();
                 }
             }
             Err(Violation::Protocol) => self.hub.close(conn, Close::WebSocketProtocol),
@@ -327,7 +381,7 @@ impl Shard {
             }
             Event::Ping(payload) => self.hub.push(conn, codec::pong_frame(payload)),
             Event::Pong => {}
-            Event::Close(code) => self.end(conn, codec::close_frame(code, "")),
+            Event::Close(code) => self.end_native(conn, codec::close_frame(code, "")),
         }
         self.hub.get(conn).is_some_and(|connection| !connection.is_closing)
     }
@@ -441,7 +495,11 @@ impl Shard {
             }
             Due::Drain => {
                 let retry_ms = fastrand::u32(0..=DRAIN_JITTER_MS);
-                self.hub.frame(conn, &ServerFrame::Draining { retry_after_ms: retry_ms });
+                match connection.door {
+                    Door::Native(_) => self.hub.frame(conn, &ServerFrame::Draining { retry_after_ms: retry_ms }),
+                    // It is answered before long.
+                    Door::Request(_) => return,
+                }
                 self.hub.close(conn, Close::Draining { retry_ms });
             }
         }
@@ -450,10 +508,10 @@ impl Shard {
     /// Pings go out at their interval whatever else comes in; anything that comes in answers one.
     fn on_heartbeat(&mut self, conn: Conn, now: Now) {
         let (interval, timeout) = (self.config.heartbeat_interval_ms, self.config.heartbeat_timeout_ms);
-        let Some(connection) = self.hub.get_mut(conn) else { return };
+        let Some(socket) = self.hub.native(conn) else { return };
         let now_ms = now.mono_ms as u32;
-        let next_ms = match connection.pinged_ms {
-            Some(pinged) if connection.heard_ms.wrapping_sub(pinged) > u32::MAX / 2 => {
+        let next_ms = match socket.pinged_ms {
+            Some(pinged) if socket.heard_ms.wrapping_sub(pinged) > u32::MAX / 2 => {
                 let silent = u64::from(now_ms.wrapping_sub(pinged));
                 if silent >= timeout {
                     return self.hub.close(conn, Close::HeartbeatTimeout);
@@ -465,9 +523,9 @@ impl Shard {
                 interval - u64::from(now_ms.wrapping_sub(pinged))
             }
             _ => {
-                connection.pinged_ms = Some(now_ms);
+                socket.pinged_ms = Some(now_ms);
                 // What came in at this very moment does not answer a ping that only goes out now.
-                connection.heard_ms = now_ms.wrapping_sub(1);
+                socket.heard_ms = now_ms.wrapping_sub(1);
                 self.hub.push(conn, codec::PING_FRAME);
                 interval.min(timeout)
             }
@@ -500,18 +558,30 @@ impl Shard {
         self.forget(conn);
     }
 
-    /// The last frame, after what is queued.
-    fn end(&mut self, conn: Conn, close: Bytes) {
-        if let Some(connection) = self.forget(conn) {
-            let Connection { stream, outbox, .. } = *connection;
-            tokio::task::spawn_local(self.goodbyes.track_future(say_goodbye(stream, outbox, close)));
+    /// Lets a connection go, after what is queued for it. How it is told why is its door's.
+    fn end(&mut self, conn: Conn, why: Close) {
+        let Some(connection) = self.hub.get(conn) else { return };
+        match connection.door {
+            Door::Native(_) => self.end_native(conn, codec::close_frame(Some(why.code()), &why.reason())),
+            // Whoever waits for its answer is told that there is none.
+            Door::Request(_) => self.drop_connection(conn),
         }
+    }
+
+    fn end_native(&mut self, conn: Conn, close: Bytes) {
+        let Some(Connection { door: Door::Native(socket), outbox, .. }) = self.forget(conn).map(|connection| *connection) else {
+            return;
+        };
+        tokio::task::spawn_local(self.goodbyes.track_future(say_goodbye(socket.stream, outbox, close)));
     }
 
     fn forget(&mut self, conn: Conn) -> Option<Box<Connection>> {
         let connection = self.hub.remove(conn)?;
         connection.wake();
-        self.tally.connections -= 1;
+        match connection.door {
+            Door::Native(_) => self.tally.connections -= 1,
+            Door::Request(_) => self.requests -= 1,
+        }
         let now = self.now();
         self.rooms.disconnect(conn, now);
         self.want_flush();
@@ -524,7 +594,7 @@ impl Shard {
             if why == Close::SlowConsumer {
                 self.hub.drop_unsent(conn);
             }
-            self.end(conn, codec::close_frame(Some(why.code()), &why.reason()));
+            self.end(conn, why);
         }
         let now = self.now();
         while let Some((partition, batch)) = self.rooms.poll_batch(now) {
@@ -571,6 +641,12 @@ impl Shard {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { mono_ms: self.start.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as u64 }
     }
+}
+
+/// A name for a client that has none.
+fn new_client() -> ClientId {
+    let made = uuid::Uuid::new_v4().simple().to_string();
+    ClientId::parse(&made).expect("32 hexadecimal digits are a client id")
 }
 
 fn error<'a>(

@@ -3,3 +3,5 @@
 
 pub mod codec;
 pub mod handshake;
+pub(crate) mod socket;
+pub(crate) mod upgrade;

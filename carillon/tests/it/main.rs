@@ -24,6 +24,8 @@ mod history;
 mod resume;
 mod retention;
 
+mod http;
+
 mod bad_frames;
 mod crowd;
 mod heartbeat;

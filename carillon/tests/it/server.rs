@@ -357,10 +357,10 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
 }
 
 /// Sends these bytes and reads to the end.
-pub(crate) async fn ask(address: SocketAddr, request: &str) -> Answer {
+pub(crate) async fn ask(address: SocketAddr, request: impl AsRef<[u8]>) -> Answer {
     let answered = timeout(PATIENCE, async {
         let mut socket = TcpStream::connect(address).await.unwrap();
-        socket.write_all(request.as_bytes()).await.unwrap();
+        socket.write_all(request.as_ref()).await.unwrap();
         let mut text = String::new();
         socket.read_to_string(&mut text).await.unwrap();
         text

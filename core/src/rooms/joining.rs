@@ -3,7 +3,7 @@
 
 use carillon_proto::{
     codes::ErrorCode,
-    frame::{JoinOptions, ServerFrame},
+    frame::{EpochClaim, JoinOptions, ServerFrame},
     ids::{Epoch, Offset, RoomName},
     link::{Message, Page, read, up},
 };
@@ -99,7 +99,7 @@ impl Rooms {
         self.catch_ups.remove(&(key, conn.index));
         let ask = if is_personal { self.next_ask() } else { 0 };
         self.seat(key, conn, options, ask, now, doors);
-        let epoch = options.epoch.clone().filter(|epoch| !epoch.is_empty());
+        let epoch = options.epoch.clone().filter(|epoch| !matches!(epoch, EpochClaim::Named(name) if name.is_empty()));
         // Nothing seen yet: any life of the room will do, if it is whole.
         let claim = options.since.map(|since| (since, epoch.filter(|_| since > 0)));
         let last = options.last.unwrap_or(0).min(self.limits.replay_messages);
@@ -124,7 +124,7 @@ impl Rooms {
     pub(super) fn begin(&mut self, key: RoomKey, conn: Conn, owed: Owed, now: Now, doors: &mut impl Doors) {
         let room = &self.rooms[key as usize];
         let stands_here = match &owed.claim {
-            Some((since, epoch)) => *since == room.last && epoch.as_deref().is_none_or(|epoch| epoch == room.epoch.as_str()),
+            Some((since, epoch)) => *since == room.last && epoch.as_ref().is_none_or(|epoch| epoch.is(room.epoch.as_str())),
             None => owed.last == 0 || room.last == 0,
         };
         let newest = room.last.saturating_sub(u64::from(owed.last));
@@ -221,7 +221,7 @@ impl Rooms {
         let is_elsewhere = owed
             .as_ref()
             .and_then(|owed| owed.claim.as_ref())
-            .is_some_and(|(since, epoch)| *since > head || epoch.as_deref().is_some_and(|epoch| epoch != room.epoch.as_str()));
+            .is_some_and(|(since, epoch)| *since > head || epoch.as_ref().is_some_and(|epoch| !epoch.is(room.epoch.as_str())));
         let is_trimmed = page.first.saturating_sub(1) > catch_up.position && catch_up.position < head;
         let reason = match (is_elsewhere, is_trimmed && !catch_up.is_lenient) {
             (true, _) => Some("epoch"),

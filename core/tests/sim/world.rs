@@ -15,7 +15,7 @@ use carillon_core::{
 };
 use carillon_proto::{
     codes::Close,
-    frame::{JoinOptions, Outgoing, ServerFrame, Span},
+    frame::{EpochClaim, JoinOptions, Outgoing, ServerFrame, Span},
     ids::{Epoch, GatewayId, Offset, PartitionId, RoomName, UserId},
     link::{DownBatch, UpBatch},
     log::Record,
@@ -412,7 +412,7 @@ impl World {
                 known.asked = true;
                 let options = JoinOptions {
                     since: known.position,
-                    epoch: known.position.map(|_| known.epoch.as_str().into()),
+                    epoch: known.position.map(|_| EpochClaim::Named(known.epoch.as_str().into())),
                     echo: client.echo,
                     presence: client.presence,
                     ..JoinOptions::default()

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     codes::ErrorCode,
-    ids::{MAX_OFFSET, Offset, RoomName},
+    ids::{MAX_OFFSET, Offset, RoomName, fnv1a32},
 };
 
 /// What a client asks for.
@@ -67,14 +67,33 @@ pub enum ClientFrame<'a> {
 pub struct JoinOptions {
     /// The newest offset that the client has seen: go on after it.
     pub since: Option<Offset>,
-    /// The room's life that `since` belongs to; absent or `""`: not checked.
-    pub epoch: Option<Box<str>>,
+    /// The room's life that `since` belongs to; absent: not checked.
+    pub epoch: Option<EpochClaim>,
     /// So many of the newest messages first; `since` wins over it.
     pub last: Option<u32>,
     /// Tell who comes and goes.
     pub presence: bool,
     /// Send the member its own messages too.
     pub echo: bool,
+}
+
+/// Which life of a room a position belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EpochClaim {
+    /// By its name.
+    Named(Box<str>),
+    /// By [`fnv1a32`] of its name, as a cursor says it.
+    Hashed(u32),
+}
+
+impl EpochClaim {
+    /// Whether it is this one.
+    pub fn is(&self, epoch: &str) -> bool {
+        match self {
+            Self::Named(name) => **name == *epoch,
+            Self::Hashed(hash) => *hash == fnv1a32(epoch.as_bytes()),
+        }
+    }
 }
 
 /// A part of a room's log.
@@ -111,7 +130,8 @@ pub struct BadFrame {
 /// The most messages that `history` and `last` may ask for.
 const MAX_LIMIT: u32 = 1000;
 const DEFAULT_LIMIT: u32 = 50;
-const MAX_KEY_BYTES: usize = 64;
+/// The longest idempotency key, in bytes.
+pub const MAX_KEY_BYTES: usize = 64;
 
 #[derive(Deserialize)]
 struct Raw<'a> {
@@ -163,13 +183,7 @@ fn bad(message: impl Into<Cow<'static, str>>) -> Problem {
 /// # Errors
 /// [`BadFrame`] with `bad_request`, `unknown_type` or `room_invalid`, and the client's `ref` where it could be read.
 pub fn parse(text: &str, max_depth: usize) -> Result<Incoming<'_>, BadFrame> {
-    let refused =
-        |(code, message): Problem, reference: Option<&str>| BadFrame { code, message, reference: reference.map(Box::from) };
-    // A derived struct would take an array as well, field by field.
-    if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
-        return Err(refused(bad("a frame is a JSON object"), None));
-    }
-    let raw: Raw<'_> = serde_json::from_str(text).map_err(|error| refused(bad(format!("not a JSON frame: {error}")), None))?;
+    let raw = outer(text).map_err(|problem| refused(problem, None))?;
     let reference = match raw.reference.map(RawValue::get) {
         Some(text) if !text.starts_with(['"', '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']) => {
             return Err(refused(bad("`ref` is a string or a number"), None));
@@ -180,22 +194,58 @@ pub fn parse(text: &str, max_depth: usize) -> Result<Incoming<'_>, BadFrame> {
     if exceeds_depth(text.as_bytes(), max_depth + 1) {
         return Err(refused(bad(format!("nested deeper than {max_depth} levels")), reference));
     }
-    let frame = read(&raw).map_err(|problem| refused(problem, reference))?;
+    let kind = text_of("type", raw.kind).and_then(|kind| kind.ok_or_else(|| bad("`type` is missing")));
+    let frame = kind.and_then(|kind| read(&kind, None, &raw)).map_err(|problem| refused(problem, reference))?;
     Ok(Incoming { reference, frame })
 }
 
-fn read<'a>(raw: &Raw<'a>) -> Result<ClientFrame<'a>, Problem> {
-    let kind = text("type", raw.kind)?.ok_or_else(|| bad("`type` is missing"))?;
+/// Reads the fields of a frame whose `type` the door has said already, and its room too where `room` is given: what the text
+/// says about those, and `ref`, is ignored. Otherwise as [`parse`].
+///
+/// # Errors
+/// As [`parse`], never with a `ref`.
+pub fn parse_fields<'a>(
+    kind: &str,
+    room: Option<&RoomName>,
+    text: &'a str,
+    max_depth: usize,
+) -> Result<ClientFrame<'a>, BadFrame> {
+    let raw = outer(text).map_err(|problem| refused(problem, None))?;
+    if exceeds_depth(text.as_bytes(), max_depth + 1) {
+        return Err(refused(bad(format!("nested deeper than {max_depth} levels")), None));
+    }
+    read(kind, room, &raw).map_err(|problem| refused(problem, None))
+}
+
+fn refused((code, message): Problem, reference: Option<&str>) -> BadFrame {
+    BadFrame { code, message, reference: reference.map(Box::from) }
+}
+
+/// The outer object; nothing inside is descended into.
+fn outer(text: &str) -> Result<Raw<'_>, Problem> {
+    // A derived struct would take an array as well, field by field.
+    if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
+        return Err(bad("a frame is a JSON object"));
+    }
+    serde_json::from_str(text).map_err(|error| bad(format!("not a JSON frame: {error}")))
+}
+
+fn read<'a>(kind: &str, room: Option<&RoomName>, raw: &Raw<'a>) -> Result<ClientFrame<'a>, Problem> {
     let room = || -> Result<RoomName, Problem> {
-        let name = text("room", raw.room)?.ok_or_else(|| bad("`room` is missing"))?;
+        if let Some(room) = room {
+            return Ok(room.clone());
+        }
+        let name = text_of("room", raw.room)?.ok_or_else(|| bad("`room` is missing"))?;
         RoomName::parse(&name).map_err(|error| (ErrorCode::RoomInvalid, format!("the room name {error}").into()))
     };
-    Ok(match &*kind {
+    Ok(match kind {
         "join" => ClientFrame::Join {
             room: room()?,
             options: JoinOptions {
                 since: number("since", raw.since, 0, MAX_OFFSET)?,
-                epoch: text("epoch", raw.epoch)?.filter(|epoch| !epoch.is_empty()).map(|epoch| epoch.into_owned().into()),
+                epoch: text_of("epoch", raw.epoch)?
+                    .filter(|epoch| !epoch.is_empty())
+                    .map(|epoch| EpochClaim::Named(epoch.into_owned().into())),
                 last: number("last", raw.last, 0, u64::from(MAX_LIMIT))?.map(|last| last as u32),
                 presence: flag("presence", raw.presence)?,
                 echo: flag("echo", raw.echo)?,
@@ -205,7 +255,7 @@ fn read<'a>(raw: &Raw<'a>) -> Result<ClientFrame<'a>, Problem> {
         "broadcast" => ClientFrame::Broadcast {
             room: room()?,
             payload: raw.payload.ok_or_else(|| bad("`payload` is missing"))?.get(),
-            key: match text("key", raw.key)? {
+            key: match text_of("key", raw.key)? {
                 Some(key) if !(1..=MAX_KEY_BYTES).contains(&key.len()) => return Err(bad("`key` has 1 to 64 bytes")),
                 other => other,
             },
@@ -214,22 +264,44 @@ fn read<'a>(raw: &Raw<'a>) -> Result<ClientFrame<'a>, Problem> {
         },
         "history" => ClientFrame::History {
             room: room()?,
-            span: match (number("before", raw.before, 1, MAX_OFFSET + 1)?, number("after", raw.after, 0, MAX_OFFSET)?) {
-                (Some(_), Some(_)) => return Err(bad("`before` and `after` exclude each other")),
-                (Some(before), None) => Span::Before(before),
-                (None, Some(after)) => Span::After(after),
-                (None, None) => Span::Newest,
-            },
+            span: span(number("before", raw.before, 1, MAX_OFFSET + 1)?, number("after", raw.after, 0, MAX_OFFSET)?)?,
             limit: number("limit", raw.limit, 1, u64::from(MAX_LIMIT))?.map_or(DEFAULT_LIMIT, |limit| limit as u32),
         },
         "presence" => ClientFrame::Presence { room: room()? },
-        "refresh" => ClientFrame::Refresh { token: text("token", raw.token)?.ok_or_else(|| bad("`token` is missing"))? },
+        "refresh" => ClientFrame::Refresh { token: text_of("token", raw.token)?.ok_or_else(|| bad("`token` is missing"))? },
         "ping" => ClientFrame::Ping,
         _ => return Err((ErrorCode::UnknownType, "a frame type that this server does not know".into())),
     })
 }
 
-fn text<'a>(name: &str, raw: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>>, Problem> {
+fn span(before: Option<u64>, after: Option<u64>) -> Result<Span, Problem> {
+    match (before, after) {
+        (Some(_), Some(_)) => Err(bad("`before` and `after` exclude each other")),
+        (Some(before), None) => Ok(Span::Before(before)),
+        (None, Some(after)) => Ok(Span::After(after)),
+        (None, None) => Ok(Span::Newest),
+    }
+}
+
+/// Reads a `history` whose fields stand in a query, as plain digits; an empty one is absent.
+///
+/// # Errors
+/// `bad_request`, as in a frame.
+pub fn parse_history(
+    room: RoomName,
+    before: Option<&str>,
+    after: Option<&str>,
+    limit: Option<&str>,
+) -> Result<ClientFrame<'static>, BadFrame> {
+    let read = || {
+        let span = span(digits("before", before, 1, MAX_OFFSET + 1)?, digits("after", after, 0, MAX_OFFSET)?)?;
+        let limit = digits("limit", limit, 1, u64::from(MAX_LIMIT))?.map_or(DEFAULT_LIMIT, |limit| limit as u32);
+        Ok(ClientFrame::History { room, span, limit })
+    };
+    read().map_err(|problem| refused(problem, None))
+}
+
+fn text_of<'a>(name: &str, raw: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>>, Problem> {
     let Some(raw) = raw else { return Ok(None) };
     if let Some(plain) = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
         && !plain.contains('\\')
@@ -240,8 +312,14 @@ fn text<'a>(name: &str, raw: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>
 }
 
 fn number(name: &str, raw: Option<&RawValue>, min: u64, max: u64) -> Result<Option<u64>, Problem> {
-    let Some(raw) = raw else { return Ok(None) };
-    match raw.get().parse::<u64>() {
+    digits(name, raw.map(RawValue::get), min, max)
+}
+
+fn digits(name: &str, text: Option<&str>, min: u64, max: u64) -> Result<Option<u64>, Problem> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    // `parse` would take a sign as well.
+    match text.parse::<u64>() {
+        Ok(_) if text.starts_with('+') => Err(bad(format!("`{name}` is a whole number from {min} to {max}"))),
         Ok(number) if (min..=max).contains(&number) => Ok(Some(number)),
         _ => Err(bad(format!("`{name}` is a whole number from {min} to {max}"))),
     }
@@ -345,6 +423,15 @@ mod tests {
             panic!("not a join")
         };
         assert_eq!(room.as_str(), "a");
-        assert_eq!(options, JoinOptions { since: Some(3), epoch: Some("e".into()), last: Some(0), presence: false, echo: true });
+        assert_eq!(
+            options,
+            JoinOptions {
+                since: Some(3),
+                epoch: Some(EpochClaim::Named("e".into())),
+                last: Some(0),
+                presence: false,
+                echo: true
+            }
+        );
     }
 }

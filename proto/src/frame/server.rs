@@ -150,12 +150,37 @@ pub enum ServerFrame<'a> {
     },
 }
 
+/// How much of a frame is written: every door has its own place for what the others say in fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// All of it.
+    Frame,
+    /// Without `type` and `ref`.
+    Answer,
+    /// Without `room` as well.
+    Resource,
+}
+
 impl ServerFrame<'_> {
     /// Appends the frame's JSON text.
     pub fn write(&self, out: &mut Vec<u8>) {
+        self.write_part(out, Part::Frame);
+    }
+
+    /// Appends the frame's fields without `type` and `ref`, for a door that says those in another way.
+    pub fn write_answer(&self, out: &mut Vec<u8>) {
+        self.write_part(out, Part::Answer);
+    }
+
+    /// Appends the frame's fields without `type`, `ref` and `room`, for an answer about a room that was named in the question.
+    pub fn write_resource(&self, out: &mut Vec<u8>) {
+        self.write_part(out, Part::Resource);
+    }
+
+    fn write_part(&self, out: &mut Vec<u8>, part: Part) {
         match *self {
             Self::Connected { user, client, connection, expires_at, limits, personal: (room, offset, epoch) } => {
-                let mut object = Object::open(out, "connected");
+                let mut object = Object::open(out, part, "connected");
                 object.text("userId", user.as_str());
                 object.text("clientId", client.as_str());
                 object.text("connectionId", connection);
@@ -170,9 +195,9 @@ impl ServerFrame<'_> {
                 object.close();
             }
             Self::Joined { room, reference, offset, epoch, recovered, reason, members } => {
-                let mut object = Object::open(out, "joined");
+                let mut object = Object::open(out, part, "joined");
                 object.reference(reference);
-                object.text("room", room.as_str());
+                object.room(room.as_str());
                 object.number("offset", offset);
                 object.text("epoch", epoch.as_str());
                 object.flag("recovered", recovered);
@@ -181,29 +206,29 @@ impl ServerFrame<'_> {
                 object.close();
             }
             Self::Presence { room, reference, presence } => {
-                let mut object = Object::open(out, "presence");
+                let mut object = Object::open(out, part, "presence");
                 object.reference(reference);
-                object.text("room", room.as_str());
+                object.room(room.as_str());
                 object.number("count", presence.count);
                 object.members(presence);
                 object.close();
             }
-            Self::UserJoined { room, user, info, count } => Object::open(out, "userJoined").user(room, user, info, count),
-            Self::UserLeft { room, user, info, count } => Object::open(out, "userLeft").user(room, user, info, count),
+            Self::UserJoined { room, user, info, count } => Object::open(out, part, "userJoined").user(room, user, info, count),
+            Self::UserLeft { room, user, info, count } => Object::open(out, part, "userLeft").user(room, user, info, count),
             Self::Left { room, reference } => {
-                let mut object = Object::open(out, "left");
+                let mut object = Object::open(out, part, "left");
                 object.reference(reference);
-                object.text("room", room.as_str());
+                object.room(room.as_str());
                 object.close();
             }
             Self::Message(message) => {
-                let mut object = Object::open(out, "message");
+                let mut object = Object::open(out, part, "message");
                 object.message(&message);
                 object.close();
             }
             Self::Own { room, offset, id, ts, key } => {
-                let mut object = Object::open(out, "own");
-                object.text("room", room);
+                let mut object = Object::open(out, part, "own");
+                object.room(room);
                 object.number("offset", offset);
                 object.id(id);
                 object.number("ts", ts);
@@ -211,9 +236,9 @@ impl ServerFrame<'_> {
                 object.close();
             }
             Self::Ack { reference, room, stored, ts, duplicate } => {
-                let mut object = Object::open(out, "ack");
+                let mut object = Object::open(out, part, "ack");
                 object.reference(Some(reference));
-                object.text("room", room.as_str());
+                object.room(room.as_str());
                 object.maybe(stored, |object, (offset, id)| {
                     object.number("offset", offset);
                     object.id(id);
@@ -225,9 +250,9 @@ impl ServerFrame<'_> {
                 object.close();
             }
             Self::History { room, reference, messages, more, epoch } => {
-                let mut object = Object::open(out, "history");
+                let mut object = Object::open(out, part, "history");
                 object.reference(reference);
-                object.text("room", room.as_str());
+                object.room(room.as_str());
                 object.raw("messages", b"[");
                 for (index, message) in messages.iter().enumerate() {
                     if index > 0 {
@@ -244,22 +269,22 @@ impl ServerFrame<'_> {
                 object.close();
             }
             Self::Pong { reference } => {
-                let mut object = Object::open(out, "pong");
+                let mut object = Object::open(out, part, "pong");
                 object.reference(reference);
                 object.close();
             }
             Self::Refreshed { reference, expires_at } => {
-                let mut object = Object::open(out, "refreshed");
+                let mut object = Object::open(out, part, "refreshed");
                 object.reference(reference);
                 object.number("expiresAt", expires_at);
                 object.close();
             }
             Self::Error { code, message, reference, room, retry_after_ms, outcome_unknown } => {
-                let mut object = Object::open(out, "error");
+                let mut object = Object::open(out, part, "error");
                 object.reference(reference);
                 object.text("code", code.as_str());
                 object.text("message", message);
-                object.maybe(room, |object, room| object.text("room", room.as_str()));
+                object.maybe(room, |object, room| object.room(room.as_str()));
                 object.maybe(retry_after_ms, |object, ms| object.number("retryAfterMs", u64::from(ms)));
                 if outcome_unknown {
                     object.text("outcome", "unknown");
@@ -267,7 +292,7 @@ impl ServerFrame<'_> {
                 object.close();
             }
             Self::Draining { retry_after_ms } => {
-                let mut object = Object::open(out, "draining");
+                let mut object = Object::open(out, part, "draining");
                 object.number("retryAfterMs", u64::from(retry_after_ms));
                 object.close();
             }
@@ -286,15 +311,20 @@ impl ServerFrame<'_> {
 /// already.
 struct Object<'o> {
     out: &'o mut Vec<u8>,
+    part: Part,
     first: bool,
 }
 
 impl<'o> Object<'o> {
-    fn open(out: &'o mut Vec<u8>, kind: &str) -> Self {
+    fn open(out: &'o mut Vec<u8>, part: Part, kind: &str) -> Self {
+        if part != Part::Frame {
+            out.push(b'{');
+            return Self { out, part, first: true };
+        }
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(kind.as_bytes());
         out.push(b'"');
-        Self { out, first: false }
+        Self { out, part, first: false }
     }
 
     fn close(self) {
@@ -333,8 +363,15 @@ impl<'o> Object<'o> {
         self.raw(name, if flag { b"true" } else { b"false" });
     }
 
+    /// The room that the frame is about.
+    fn room(&mut self, room: &str) {
+        if self.part != Part::Resource {
+            self.text("room", room);
+        }
+    }
+
     fn reference(&mut self, reference: Option<&str>) {
-        self.maybe(reference, |object, json| object.raw("ref", json.as_bytes()));
+        self.maybe(reference.filter(|_| self.part == Part::Frame), |object, json| object.raw("ref", json.as_bytes()));
     }
 
     fn id(&mut self, id: MessageId) {
@@ -369,7 +406,7 @@ impl<'o> Object<'o> {
     }
 
     fn user(mut self, room: &RoomName, user: &str, info: &str, count: u64) {
-        self.text("room", room.as_str());
+        self.room(room.as_str());
         self.raw("user", b"{");
         self.inner();
         self.text("id", user);
@@ -432,6 +469,25 @@ mod tests {
         assert_eq!(
             json(&ServerFrame::Message(message)),
             r#"{"type":"message","room":"a\"b","payload":{"a":1e400,"a":1.0},"sender":"u","ts":5,"ephemeral":true}"#
+        );
+    }
+
+    #[test]
+    fn answers_leave_out_what_the_door_says() {
+        let (room, epoch) = (RoomName::parse("r").unwrap(), Epoch::new("i", 1));
+        let text = |write: &dyn Fn(&mut Vec<u8>)| {
+            let mut out = Vec::new();
+            write(&mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let ack = ServerFrame::Ack { reference: "1", room: &room, stored: None, ts: 5, duplicate: false };
+        assert_eq!(text(&|out| ack.write_answer(out)), r#"{"room":"r","ts":5}"#);
+        let message = Outgoing { room: "r", payload: b"1", sender: "u", offset: 2, id: MessageId([0; 16]), ts: 5, epoch: "i.1" };
+        let history =
+            ServerFrame::History { room: &room, reference: Some("1"), messages: &[message], more: false, epoch: &epoch };
+        assert_eq!(
+            text(&|out| history.write_resource(out)),
+            r#"{"messages":[{"room":"r","payload":1,"sender":"u","offset":2,"id":"00000000-0000-0000-0000-000000000000","ts":5}],"more":false,"epoch":"i.1"}"#
         );
     }
 

@@ -1,0 +1,40 @@
+//! The ways in for clients. A connection is the same whatever its door: a session, an outbox, memberships. What a door
+//! adds is how a message is encoded for it, where its bytes go, and how it is told that it ends.
+//!
+//! | door | encoding, made once per message | bytes leave by | it is closed by |
+//! |---|---|---|---|
+//! | native | a WebSocket text frame | a write to its socket | a close frame |
+//! | request | none: it is in no room | its one answer | a problem |
+//!
+//! A further door is a variant of [`Door`], a slot in [`Encodings`], and an arm wherever the compiler asks for one: in `hub`
+//! (what it is sent) and in `shard` (when it is pinged, told to leave, and let go).
+
+use bytes::Bytes;
+use carillon_proto::frame::{Outgoing, ServerFrame};
+
+use crate::{
+    http::Request,
+    websocket::{codec::text_frame, socket::NativeSocket},
+};
+
+/// What is a connection's own because of the door that it came in by. The native one is inline, since it is the one of
+/// which there are many; others are boxed, so that they cost it nothing.
+pub(crate) enum Door {
+    /// `websocket`: the native wire.
+    Native(NativeSocket),
+    /// `http`: one request, which is answered once.
+    Request(Box<Request>),
+}
+
+/// A message in every door's encoding, each made when the first member needs it, and shared by all of them.
+#[derive(Default)]
+pub(crate) struct Encodings {
+    native: Option<Bytes>,
+}
+
+impl Encodings {
+    /// The native frame.
+    pub(crate) fn native(&mut self, message: &Outgoing<'_>) -> Bytes {
+        self.native.get_or_insert_with(|| text_frame(|out| ServerFrame::Message(*message).write(out))).clone()
+    }
+}

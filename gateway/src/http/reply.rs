@@ -1,0 +1,117 @@
+//! What requests are answered: JSON, problems (RFC 9457), and the pages of the binary.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use carillon_proto::codes::ErrorCode;
+use http::{
+    Response, StatusCode,
+    header::{self, HeaderValue},
+};
+use http_body_util::Full;
+
+use super::Reply;
+use crate::Page;
+
+/// Nothing but a status.
+pub(crate) fn empty(status: StatusCode) -> Reply {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response
+}
+
+/// A JSON text.
+pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Reply {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What went wrong, and what to do next (RFC 9457, section 3).
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    code: ErrorCode,
+    /// For the client's developer.
+    detail: Cow<'static, str>,
+    retry_after_ms: Option<u32>,
+    is_outcome_unknown: bool,
+}
+
+impl Problem {
+    /// With the status that the contract's table gives for the code.
+    pub(crate) fn new(code: ErrorCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        let status = match code {
+            ErrorCode::BadRequest
+            | ErrorCode::UnknownType
+            | ErrorCode::RoomInvalid
+            | ErrorCode::NotJoined
+            | ErrorCode::TooManyRooms => StatusCode::BAD_REQUEST,
+            ErrorCode::Forbidden => StatusCode::FORBIDDEN,
+            ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
+            ErrorCode::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorCode::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            ErrorCode::Unavailable | ErrorCode::Internal => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self { status, code, detail: detail.into(), retry_after_ms: None, is_outcome_unknown: false }
+    }
+
+    /// A bad request with a status of its own.
+    pub(crate) fn bad(status: StatusCode, detail: &'static str) -> Self {
+        Self { status, ..Self::new(ErrorCode::BadRequest, detail) }
+    }
+
+    /// It may work after so long.
+    pub(crate) fn retry_after_ms(self, ms: impl Into<Option<u32>>) -> Self {
+        Self { retry_after_ms: ms.into(), ..self }
+    }
+
+    /// Whether what was published may be stored all the same.
+    pub(crate) fn outcome_unknown(self, is_outcome_unknown: bool) -> Self {
+        Self { is_outcome_unknown, ..self }
+    }
+
+    /// The answer that tells it.
+    pub(crate) fn into_reply(self) -> Reply {
+        let mut body = serde_json::json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason().unwrap_or_default(),
+            "status": self.status.as_u16(),
+            "code": self.code.as_str(),
+            "detail": self.detail,
+        });
+        if let Some(ms) = self.retry_after_ms {
+            body["retryAfterMs"] = ms.into();
+        }
+        if self.is_outcome_unknown {
+            body["outcome"] = "unknown".into();
+        }
+        let mut response = json(self.status, body.to_string());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(ms) = self.retry_after_ms {
+            // Whole seconds (RFC 9110, section 10.2.3), and never "at once".
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000).max(1)));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// A page of the binary.
+pub(super) fn show(page: &Page) -> Reply {
+    let mut response = Response::new(Full::new(Bytes::from_static(page.body)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(page.content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    let policy = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; frame-ancestors 'none'";
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    response
+}

@@ -1,0 +1,118 @@
+//! One request as a connection: it is in no room, asks one thing, and is answered once. So a publish over HTTP takes the very
+//! way of a `broadcast`, with all its rules.
+
+use std::{cell::RefCell, rc::Rc};
+
+use carillon_core::rooms::Conn;
+use carillon_proto::{
+    claims::Claims,
+    codes::ErrorCode,
+    frame::{ClientFrame, ServerFrame},
+    ids::{ClientId, UserId},
+};
+use http::StatusCode;
+use tokio::sync::oneshot;
+
+use super::{
+    Front, Reply,
+    reply::{Problem, json},
+};
+use crate::shard::Shard;
+
+/// What the shard keeps of a request.
+pub(crate) struct Request {
+    /// Of the app instance in whose name it asks, if it says so; without one nobody is excluded from what it publishes.
+    pub(crate) client: Option<ClientId>,
+    answer: Option<oneshot::Sender<Answer>>,
+}
+
+/// What a request is told.
+enum Answer {
+    Json(StatusCode, Vec<u8>),
+    Refused(Problem),
+}
+
+/// The mark by which a request's answer is known: it asks only one thing.
+pub(crate) const REFERENCE: &str = "1";
+
+/// Requests under way on one shard; further ones are told to come again. A publish waits for its answer for
+/// `limits.publish_timeout_ms` at most, everything else for `limits.request_timeout_ms`.
+pub(crate) const AT_ONCE: usize = 8192;
+
+impl Request {
+    /// A frame from the rooms. The first that answers anything is the answer.
+    pub(crate) fn on_frame(&mut self, frame: &ServerFrame<'_>) {
+        let Some(answer) = answer(frame) else { return };
+        if let Some(waiting) = self.answer.take() {
+            // The client may be gone.
+            let _ = waiting.send(answer);
+        }
+    }
+}
+
+fn answer(frame: &ServerFrame<'_>) -> Option<Answer> {
+    let json = |status, write: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::with_capacity(256);
+        write(&mut out);
+        Some(Answer::Json(status, out))
+    };
+    match *frame {
+        ServerFrame::Ack { duplicate: true, .. } => json(StatusCode::OK, &|out| frame.write_answer(out)),
+        ServerFrame::Ack { .. } => json(StatusCode::CREATED, &|out| frame.write_answer(out)),
+        ServerFrame::History { .. } | ServerFrame::Presence { .. } => json(StatusCode::OK, &|out| frame.write_resource(out)),
+        ServerFrame::Error { code, message, retry_after_ms, outcome_unknown, .. } => {
+            let problem = Problem::new(code, message.to_owned());
+            Some(Answer::Refused(problem.retry_after_ms(retry_after_ms).outcome_unknown(outcome_unknown)))
+        }
+        _ => None,
+    }
+}
+
+impl Answer {
+    fn into_reply(self) -> Result<Reply, Problem> {
+        match self {
+            Self::Json(status, body) => Ok(json(status, body)),
+            Self::Refused(problem) => Err(problem),
+        }
+    }
+}
+
+/// Asks the rooms one thing and waits for the answer.
+pub(super) async fn ask(
+    front: &Front,
+    claims: Claims,
+    client: Option<ClientId>,
+    frame: ClientFrame<'_>,
+) -> Result<Reply, Problem> {
+    let (answer, answered) = oneshot::channel();
+    let request = Request { client, answer: Some(answer) };
+    let asked = front.shard.borrow_mut().on_request(claims, request, frame);
+    let Some(conn) = asked else {
+        return Err(Problem::new(ErrorCode::Unavailable, "too many requests are under way").retry_after_ms(1000));
+    };
+    let _under_way = UnderWay { shard: front.shard.clone(), conn };
+    match answered.await {
+        Ok(answer) => answer.into_reply(),
+        Err(_) => Err(Problem::new(ErrorCode::Internal, "the request was given up")),
+    }
+}
+
+/// Takes the request out of the shard, also when its client went before the answer.
+struct UnderWay {
+    shard: Rc<RefCell<Shard>>,
+    conn: Conn,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.shard.borrow_mut().drop_connection(self.conn);
+    }
+}
+
+/// Whether a user may ask once more now.
+pub(super) fn admit(front: &Front, claims: &Claims) -> Result<(), Problem> {
+    let user =
+        UserId::parse(&claims.sub).map_err(|_| Problem::new(ErrorCode::Unauthorized, "the token's user is no legal name"))?;
+    let taken = front.rates.take(&user);
+    taken.map_err(|ms| Problem::new(ErrorCode::RateLimited, "too many requests").retry_after_ms(ms))
+}

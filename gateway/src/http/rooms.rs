@@ -1,0 +1,94 @@
+//! `/rooms/{room}/…`: publish, history, presence. Each becomes the frame of the native wire that asks for the same.
+
+use std::rc::Rc;
+
+use carillon_proto::{
+    claims::Claims,
+    codes::ErrorCode,
+    frame::{BadFrame, ClientFrame, MAX_KEY_BYTES, parse_fields, parse_history},
+    ids::{ClientId, RoomName},
+};
+use http::{HeaderMap, Request};
+use hyper::body::Incoming;
+
+use super::{Front, Reply, body, reply::Problem, request};
+
+/// `POST /rooms/{room}/messages`.
+pub(super) async fn publish(front: &Rc<Front>, request: Request<Incoming>, room: &str) -> Result<Reply, Problem> {
+    let (head, body) = request.into_parts();
+    let claims = who(front, &head.headers).await?;
+    let room = named(room)?;
+    let client = client(&head.headers)?;
+    let named_key = key(&head.headers)?;
+    let text = body::read(front, &head.headers, body).await?;
+    let mut frame = parse_fields("broadcast", Some(&room), &text, front.config.session.json_depth).map_err(bad)?;
+    if let (ClientFrame::Broadcast { key, .. }, Some(named)) = (&mut frame, named_key) {
+        if key.as_ref().is_some_and(|key| *key != named) {
+            return Err(Problem::new(ErrorCode::BadRequest, "`key` and `Idempotency-Key` are not the same"));
+        }
+        *key = Some(named.into());
+    }
+    request::ask(front, claims, client, frame).await
+}
+
+/// `GET /rooms/{room}/messages`.
+pub(super) async fn history(front: &Rc<Front>, request: &Request<Incoming>, room: &str) -> Result<Reply, Problem> {
+    let (mut before, mut after, mut limit) = (None, None, None);
+    for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
+        match &*name {
+            "before" => before = before.or(Some(value)),
+            "after" => after = after.or(Some(value)),
+            "limit" => limit = limit.or(Some(value)),
+            _ => {}
+        }
+    }
+    let frame = |room| parse_history(room, before.as_deref(), after.as_deref(), limit.as_deref());
+    read(front, request, room, frame).await
+}
+
+/// `GET /rooms/{room}/presence`.
+pub(super) async fn presence(front: &Rc<Front>, request: &Request<Incoming>, room: &str) -> Result<Reply, Problem> {
+    read(front, request, room, |room| Ok(ClientFrame::Presence { room })).await
+}
+
+async fn read(
+    front: &Rc<Front>,
+    request: &Request<Incoming>,
+    room: &str,
+    frame: impl FnOnce(RoomName) -> Result<ClientFrame<'static>, BadFrame>,
+) -> Result<Reply, Problem> {
+    let claims = who(front, request.headers()).await?;
+    let frame = frame(named(room)?).map_err(bad)?;
+    request::ask(front, claims, None, frame).await
+}
+
+/// Who asks, if they may ask now.
+async fn who(front: &Front, headers: &HeaderMap) -> Result<Claims, Problem> {
+    let claims = front.bearer(headers).await?;
+    request::admit(front, &claims)?;
+    Ok(claims)
+}
+
+pub(super) fn named(room: &str) -> Result<RoomName, Problem> {
+    RoomName::parse(room).map_err(|error| Problem::new(ErrorCode::RoomInvalid, format!("the room name {error}")))
+}
+
+fn bad(frame: BadFrame) -> Problem {
+    Problem::new(frame.code, frame.message)
+}
+
+/// `Carillon-Client`: in whose name it is said, so that the sender's own connections are not told.
+fn client(headers: &HeaderMap) -> Result<Option<ClientId>, Problem> {
+    let Some(value) = headers.get("carillon-client") else { return Ok(None) };
+    let client = value.to_str().ok().and_then(|value| ClientId::parse(value).ok());
+    let why = "`Carillon-Client` is 1 to 64 of A-Z a-z 0-9 _ -";
+    client.map(Some).ok_or_else(|| Problem::new(ErrorCode::BadRequest, why))
+}
+
+/// `Idempotency-Key`, which the body's `key` may say as well.
+fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = std::str::from_utf8(value.as_bytes()).ok().filter(|key| (1..=MAX_KEY_BYTES).contains(&key.len()));
+    let why = "`Idempotency-Key` has 1 to 64 bytes";
+    key.map(|key| Some(key.to_owned())).ok_or_else(|| Problem::new(ErrorCode::BadRequest, why))
+}

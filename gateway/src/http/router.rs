@@ -1,0 +1,66 @@
+//! Which request goes where. Paths are matched by their segments, each decoded on its own, so that a room's name may
+//! hold a slash.
+
+use std::{borrow::Cow, rc::Rc};
+
+use carillon_proto::codes::ErrorCode;
+use http::{
+    Method, Request, StatusCode,
+    header::{self, HeaderValue},
+};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+
+use super::{
+    Front, Reply, cors,
+    reply::{Problem, show},
+    rooms,
+};
+use crate::websocket;
+
+/// Answers any request.
+pub(super) async fn answer(front: &Rc<Front>, request: Request<Incoming>) -> Reply {
+    if request.uri().path() == "/ws" {
+        return websocket::upgrade::open(front, request).await;
+    }
+    if let Some(page) = front.pages.iter().find(|page| page.path == request.uri().path()) {
+        return match *request.method() {
+            Method::GET | Method::HEAD => show(page),
+            _ => not_allowed("GET, HEAD"),
+        };
+    }
+    // From here on a browser's page may ask across origins, if it is on the list.
+    let origin = match cors::admit(request.headers(), &front.config.origins) {
+        Ok(origin) => origin,
+        Err(refused) => return refused.into_reply(),
+    };
+    let mut reply = route(front, request).await.unwrap_or_else(Problem::into_reply);
+    cors::mark(&mut reply, origin);
+    reply
+}
+
+async fn route(front: &Rc<Front>, request: Request<Incoming>) -> Result<Reply, Problem> {
+    let path = request.uri().path().to_owned();
+    let segments: Option<Vec<Cow<'_, str>>> =
+        path.trim_start_matches('/').split('/').map(|segment| percent_decode_str(segment).decode_utf8().ok()).collect();
+    let Some(segments) = segments else {
+        return Err(Problem::new(ErrorCode::BadRequest, "the path is not UTF-8"));
+    };
+    let segments: Vec<&str> = segments.iter().map(|segment| &**segment).collect();
+    match (segments.as_slice(), request.method()) {
+        (["rooms", _, "messages"], &Method::OPTIONS) => Ok(cors::preflight("GET, POST")),
+        (["rooms", room, "messages"], &Method::POST) => rooms::publish(front, request, room).await,
+        (["rooms", room, "messages"], &Method::GET) => rooms::history(front, &request, room).await,
+        (["rooms", _, "messages"], _) => Ok(not_allowed("GET, POST, OPTIONS")),
+        (["rooms", _, "presence"], &Method::OPTIONS) => Ok(cors::preflight("GET")),
+        (["rooms", room, "presence"], &Method::GET) => rooms::presence(front, &request, room).await,
+        (["rooms", _, "presence"], _) => Ok(not_allowed("GET, OPTIONS")),
+        _ => Err(Problem::bad(StatusCode::NOT_FOUND, "there is nothing here")),
+    }
+}
+
+fn not_allowed(allowed: &'static str) -> Reply {
+    let mut reply = Problem::bad(StatusCode::METHOD_NOT_ALLOWED, "this can't be done here").into_reply();
+    reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    reply
+}

@@ -1,0 +1,47 @@
+//! Who asks: the token of a request, and what the verifier says of it.
+
+use std::time::Duration;
+
+use carillon_platform::auth::VerifyError;
+use carillon_proto::{
+    claims::Claims,
+    codes::{Close, ErrorCode},
+};
+use http::HeaderMap;
+
+use super::{Front, reply::Problem};
+use crate::websocket::handshake::bearer;
+
+/// When to ask again, where nobody could tell what a token is worth.
+pub(super) const UNVERIFIED_RETRY_MS: u32 = 1000;
+
+impl Front {
+    /// What a token says, within the time of a handshake. `Err` is how a connection would be closed.
+    pub(crate) async fn verify(&self, token: Option<&str>) -> Result<Claims, Close> {
+        let token = token.filter(|token| token.len() <= self.config.token_bytes).ok_or(Close::Unauthorized)?;
+        let patience = Duration::from_millis(self.config.handshake_ms);
+        let verified = tokio::time::timeout(patience, self.verifier.verify(token)).await;
+        verified.map_err(|_| Close::Unavailable)?.map_err(|error| {
+            tracing::debug!(%error, "a token was not accepted");
+            match error {
+                VerifyError::Refused(_) => Close::Unauthorized,
+                VerifyError::Unavailable(_) => Close::Unavailable,
+            }
+        })
+    }
+
+    /// The claims of a request's bearer token (RFC 6750, section 2.1).
+    pub(crate) async fn bearer(&self, headers: &HeaderMap) -> Result<Claims, Problem> {
+        self.verify(bearer(headers).as_deref()).await.map_err(refused)
+    }
+}
+
+/// Why a token gets nothing.
+pub(super) fn refused(why: Close) -> Problem {
+    match why {
+        Close::Unavailable => {
+            Problem::new(ErrorCode::Unavailable, "the token can't be checked now").retry_after_ms(UNVERIFIED_RETRY_MS)
+        }
+        _ => Problem::new(ErrorCode::Unauthorized, "no token, or not a good one"),
+    }
+}
