@@ -1,268 +1,105 @@
-// A small chat over the native WebSocket. It shows what a page gets from the protocol: every room is a log with
-// offsets 1, 2, 3, …, so the page can prove by counting that it missed nothing, and can come back to where it was.
+// A small chat on the SDK. It shows what a page gets from a room: messages once and in order, offsets 1, 2, 3, … by
+// which it can prove that it missed nothing, publishes that are stored once, and who is there.
 //
-// From top to bottom: the connection (when to come back), a room (what was seen, what is still unacknowledged),
-// the chat that joins the two, and the view. Only the view touches the document, only the connection the socket.
+// From top to bottom: a room as this page shows it, the chat that joins rooms and client, and the view. Only the view touches
+// the document; what happens on the wire is the SDK's.
+
+import { Carillon } from "./carillon.js";
 
 /** Messages asked for when a room is entered for the first time. */
 const BACKLOG = 50;
 /** Messages kept per room; older ones can be fetched again. */
 const KEPT_MESSAGES = 1_000;
-/** Reconnects wait a random time up to 1, 2, 4, … seconds, so that many clients don't come back in step. */
-const BACKOFF_FIRST_MS = 1_000;
-const BACKOFF_MAX_MS = 30_000;
-/** A connection that lived this long starts the backoff anew when it ends. */
-const STABLE_MS = 10_000;
 /** How long "Drop connection" stays away: long enough to miss something. */
 const DROPPED_MS = 5_000;
-/** A page can't see the server's pings, so it asks now and then whether the other end is still there. */
-const PING_EVERY_MS = 25_000;
-const PONG_WITHIN_MS = 10_000;
-/** A log whose messages were all dropped by retention replays nothing; after this time the page takes it as read. */
-const SILENT_REPLAY_MS = 2_000;
 const TYPING_EVERY_MS = 2_000;
 const TYPING_SHOWN_MS = 5_000;
 /** Messages of one sender within this time stand together under one name. */
 const GROUP_MS = 5 * 60_000;
 const FIRST_ROOMS = ["lobby", "design", "support"];
 
-// ---------------------------------------------------------------------------------------------- connection
-
 const STOPPED = {
-  1009: "A message was larger than this server allows.",
-  4001: "This token isn’t valid, or was revoked.",
-  4002: "The server didn’t understand this page.",
-  4003: "An admin closed this connection.",
-  4004: "This token has expired.",
+  payload_too_large: "A message was larger than this server allows.",
+  unauthorized: "This token isn’t valid, or was revoked.",
+  protocol_error: "The server didn’t understand this page.",
+  forbidden: "An admin closed this connection.",
+  token_expired: "This token has expired.",
 };
-
-/** What a close code asks of a client: `{stop}` with the reason, or `{delayMs}` after which to come back. */
-function afterClose(code, reason, attempt, toldMs) {
-  if (code === 1009 || (code >= 4000 && code <= 4099)) {
-    return { stop: STOPPED[code] ?? "The server closed this connection for good." };
-  }
-  if (code >= 4200 && code <= 4299) {
-    const told = /retry_ms=(\d+)/.exec(reason);
-    return { delayMs: told ? Number(told[1]) : (toldMs ?? Math.random() * BACKOFF_FIRST_MS) };
-  }
-  return { delayMs: Math.random() * Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** attempt) };
-}
-
-/** One socket at a time, opened again for as long as the close codes allow. */
-class Connection {
-  state = { name: "connecting" };
-  #socket = null;
-  #attempt = 0;
-  #liveSince = 0;
-  #toldMs = null;
-  #retryTimer = 0;
-  #pingTimer = 0;
-  #pongTimer = 0;
-
-  constructor(token, clientId, onFrame, onState) {
-    Object.assign(this, { token, clientId, onFrame, onState });
-  }
-
-  open() {
-    clearTimeout(this.#retryTimer);
-    this.#abandon();
-    this.#toldMs = null;
-    this.#enter({ name: "connecting", again: this.#attempt > 0 });
-    const url = new URL(`/ws?client=${this.clientId}`, location.href);
-    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    let socket;
-    try {
-      // A subprotocol is the one header that a page can set, and no proxy writes it to a log.
-      socket = new WebSocket(url, ["carillon.v1", `carillon.token.${this.token}`]);
-    } catch {
-      return this.#enter({ name: "stopped", code: 4001, why: "This doesn’t look like a token." });
-    }
-    socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
-    socket.onclose = ({ code, reason }) => this.#closed(code, reason);
-    this.#socket = socket;
-  }
-
-  get live() {
-    return this.state.name === "live";
-  }
-
-  send(frame) {
-    if (this.live) this.#socket.send(JSON.stringify(frame));
-    return this.live;
-  }
-
-  /** Closes the socket as if the network had gone, and stays away for `awayMs`. */
-  drop(awayMs) {
-    this.#abandon();
-    this.#wait(awayMs);
-  }
-
-  close() {
-    clearTimeout(this.#retryTimer);
-    this.#abandon();
-  }
-
-  #receive(frame) {
-    clearTimeout(this.#pongTimer);
-    this.#pongTimer = 0;
-    if (frame.type === "connected") {
-      this.#liveSince = performance.now();
-      this.#pingTimer = setInterval(() => this.#ping(), PING_EVERY_MS);
-      this.#enter({ name: "live", ...frame });
-    } else if (frame.type === "draining") {
-      this.#toldMs = frame.retryAfterMs;
-    } else if (frame.type !== "pong") {
-      this.onFrame(frame);
-    }
-  }
-
-  #ping() {
-    this.send({ type: "ping" });
-    this.#pongTimer ||= setTimeout(() => this.#lost(), PONG_WITHIN_MS);
-  }
-
-  #lost() {
-    this.#abandon();
-    this.#closed(1006, "");
-  }
-
-  #closed(code, reason) {
-    if (this.live && performance.now() - this.#liveSince > STABLE_MS) this.#attempt = 0;
-    this.#abandon();
-    const next = afterClose(code, reason, this.#attempt, this.#toldMs);
-    if (next.stop) return this.#enter({ name: "stopped", code, why: next.stop });
-    this.#attempt += 1;
-    this.#wait(next.delayMs);
-  }
-
-  #wait(delayMs) {
-    this.#retryTimer = setTimeout(() => this.open(), delayMs);
-    this.#enter({ name: "waiting", until: Date.now() + delayMs });
-  }
-
-  /** Lets go of the socket: nothing that it still says is heard. */
-  #abandon() {
-    clearInterval(this.#pingTimer);
-    clearTimeout(this.#pongTimer);
-    this.#pongTimer = 0;
-    if (!this.#socket) return;
-    this.#socket.onmessage = this.#socket.onclose = null;
-    this.#socket.close();
-    this.#socket = null;
-  }
-
-  #enter(state) {
-    this.state = state;
-    this.onState(state);
-  }
-}
 
 // ---------------------------------------------------------------------------------------------------- room
 
-/** What this page knows of one room, across connections. Knows nothing of sockets or of the document. */
+/** What this page shows of one room. */
 class Room {
-  epoch = "";
-  head = 0;
-  /** Everything up to here was seen, without a hole; null until the first replay tells where the log begins for us. */
-  position = null;
-  /** Offset → message. A message with `text` undefined is one's own, told by `own`, whose text is still to be fetched. */
+  /** Offset → message, as far as they are kept. */
   messages = new Map();
-  /** One's publishes that the log may not have yet, in order. Each is sent again, with its key, until it is acked. */
+  /** One's publishes that have no place in the log yet, in order. */
   pending = [];
-  /** Joined on the present connection, and read up to the head: publishes may go out. */
-  ready = false;
-  joined = false;
   /** Offsets before which a divider stands: `{after, text}` or `{after, missedUpTo}`. */
   dividers = [];
   unread = 0;
-  /** What was there before we came isn't unread. */
-  backlogEnd = 0;
   /** Who is typing → until when that is believed. */
   typing = new Map();
-  /** Why this room is closed to us, or null. */
-  refused = null;
   earlier = true;
   askingEarlier = false;
+  /** What was there before we came isn't unread. Null until that is known. */
+  #backlogEnd = null;
+  /** Where we were when the connection broke. */
+  #brokenAt = null;
 
-  constructor(name) {
-    this.name = name;
+  constructor(log, chat) {
+    Object.assign(this, { name: log.name, log, chat });
+    log.on("message", (message) => this.#onMessage(message));
+    log.on("ephemeral", (ephemeral) => this.#onTyping(ephemeral));
+    log.on("gap", (gap) => this.#onGap(gap));
+    log.on("change", (state) => this.#onChange(state));
+    log.on("presence", () => chat.view.refresh());
   }
 
-  join() {
-    const resume = this.position === null ? {} : { since: this.position, epoch: this.epoch };
-    return { type: "join", room: this.name, ref: `join ${this.name}`, last: BACKLOG, ...resume };
+  /** Read up to the head: what is written now goes out now. */
+  get ready() {
+    return this.log.state === "live";
   }
 
-  onJoined({ offset, epoch, recovered, reason }) {
-    const resumed = this.position !== null;
-    const before = this.position;
-    this.joined = true;
-    this.refused = null;
-    if (resumed && !recovered && reason === "epoch") {
-      this.#startOver();
-      this.dividers = [{ after: 0, text: "This room was started anew" }];
-    } else if (resumed && !recovered) {
-      this.position = null;
-      this.dividers = [{ after: before, text: "Messages older than the server keeps were left out here" }];
-    } else if (resumed) {
-      this.dividers = this.dividers.filter((divider) => divider.text);
-      if (offset > before) this.dividers.push({ after: before, missedUpTo: offset });
+  get position() {
+    return this.log.position?.offset ?? null;
+  }
+
+  /** Why this room is closed to us, or null. */
+  get refused() {
+    if (this.log.state !== "refused") return null;
+    return this.log.error.code === "forbidden" ? "Your token doesn’t open this room." : this.log.error.message;
+  }
+
+  /** The names of those who are here, oneself first. */
+  get people() {
+    const { present } = this.log;
+    const others = (present?.members ?? []).map(({ userId }) => userId).filter((userId) => userId !== this.chat.userId);
+    return this.ready ? [this.chat.userId, ...others.sort((a, b) => a.localeCompare(b))] : [];
+  }
+
+  publish(publish) {
+    this.pending.push(publish);
+    this.#send(publish);
+  }
+
+  publishAgain(publish) {
+    publish.why = undefined;
+    this.#send(publish);
+  }
+
+  async askEarlier() {
+    const first = this.sorted()[0];
+    if (!first || !this.ready || this.askingEarlier) return;
+    this.askingEarlier = true;
+    try {
+      const { messages, more } = await this.log.history({ before: first.offset, limit: BACKLOG });
+      for (const message of messages) this.messages.set(message.offset, shown(message));
+      this.earlier = more;
+    } catch {
+      this.earlier = false; // Not for us to read.
     }
-    this.epoch = epoch;
-    this.head = offset;
-    if (!resumed) this.backlogEnd = offset;
-    if (offset === 0) this.position = 0;
-  }
-
-  /** Takes a stored message, or the news of one's own (`own`), in the order of the log. False if it was known. */
-  onStored(message) {
-    const { offset, epoch } = message;
-    if (offset === 1 && epoch && epoch !== this.epoch) {
-      if (this.head > 0) this.#startOver();
-      this.epoch = epoch;
-    }
-    // The first one tells where our part of the log begins: at itself, or, when the replay had nothing, at the head.
-    this.position ??= offset <= this.head ? offset - 1 : this.head;
-    return this.#keep(message);
-  }
-
-  onAck({ offset, id, ts, ref }, sender, now) {
-    const index = this.pending.findIndex((publish) => publish.key === ref);
-    if (index < 0) return false;
-    const [publish] = this.pending.splice(index, 1);
-    this.#keep({ offset, id, ts, sender, own: true, text: publish.text, node: publish.node, ackMs: now - publish.sentAt });
-    return true;
-  }
-
-  /** One's own message in a replay: the text is still here if this page sent it in this life. */
-  onOwn({ offset, id, ts, key }, sender) {
-    const index = this.pending.findIndex((publish) => publish.key === key);
-    const [publish] = index < 0 ? [] : this.pending.splice(index, 1);
-    this.onStored({ offset, id, ts, sender, own: true, text: publish?.text, node: publish?.node });
-  }
-
-  /** Older messages, or the texts of one's own. */
-  onHistory(messages, toMessage) {
-    for (const found of messages) {
-      const known = this.messages.get(found.offset);
-      if (known && known.text === undefined) known.text = toMessage(found).text;
-      else if (!known) this.messages.set(found.offset, toMessage(found));
-    }
-  }
-
-  onDisconnect() {
-    this.ready = this.joined = this.askingEarlier = false;
-    this.typing.clear();
-    for (const publish of this.pending) if (publish.state === "sent") publish.state = "waiting";
-  }
-
-  get caughtUp() {
-    return this.joined && this.position !== null && this.position >= this.head;
-  }
-
-  /** Own messages whose text must be fetched, oldest first. */
-  get textless() {
-    return this.sorted().filter((message) => message.text === undefined);
+    this.askingEarlier = false;
+    this.chat.view.refresh();
   }
 
   /** How many of a divider's messages came from others; one's own weren't missed. */
@@ -276,209 +113,148 @@ class Room {
     return [...this.messages.values()].sort((a, b) => a.offset - b.offset);
   }
 
-  #keep(message) {
-    this.head = Math.max(this.head, message.offset);
-    const isNew = !this.messages.has(message.offset);
-    if (isNew) this.messages.set(message.offset, message);
-    if (this.position !== null) while (this.messages.has(this.position + 1)) this.position += 1;
+  /** The SDK keeps it until it is stored, however often the connection breaks. */
+  async #send(publish) {
+    publish.sentAt = this.ready ? performance.now() : null;
+    try {
+      const { offset } = await this.log.publish({ text: publish.text }, { key: publish.key });
+      const message = this.messages.get(offset);
+      if (publish.sentAt !== null) this.chat.lastAckMs = performance.now() - publish.sentAt;
+      if (message && publish.sentAt !== null) message.ackMs = this.chat.lastAckMs;
+      this.pending = this.pending.filter((other) => other !== publish);
+    } catch (error) {
+      publish.why = STOPPED[error.code] ?? error.message;
+    }
+    this.chat.onSettled();
+  }
+
+  #onMessage(message) {
+    this.typing.delete(message.sender);
+    const known = shown(message);
+    const publish = this.pending.find(({ key }) => key === message.key);
+    if (publish) known.node = publish.node;
+    this.pending = this.pending.filter((other) => other !== publish);
+    this.messages.set(message.offset, known);
     if (this.messages.size > KEPT_MESSAGES) {
       this.messages.delete(Math.min(...this.messages.keys()));
       this.earlier = true;
     }
-    return isNew;
+    const isNews = this.#backlogEnd !== null && message.offset > this.#backlogEnd && !message.own;
+    if (isNews && !this.chat.view.isSeen(this)) this.unread += 1;
+    this.chat.view.refresh();
   }
 
-  #startOver() {
-    this.messages.clear();
-    this.dividers = [];
-    this.head = this.backlogEnd = 0;
-    this.position = null;
-    this.earlier = true;
+  #onTyping({ sender, payload }) {
+    if (sender === this.chat.userId || !payload?.typing) return;
+    this.typing.set(sender, Date.now() + TYPING_SHOWN_MS);
+    setTimeout(() => this.chat.view.refresh(), TYPING_SHOWN_MS + 50);
+    this.chat.view.refresh();
   }
+
+  #onGap({ reason, after }) {
+    if (reason === "epoch") {
+      this.messages.clear();
+      this.earlier = true;
+      this.dividers = [{ after: 0, text: "This room was started anew" }];
+    } else {
+      this.dividers = [{ after, text: "Messages older than the server keeps were left out here" }];
+    }
+    this.#brokenAt = null;
+  }
+
+  #onChange(state) {
+    if (state === "live") {
+      this.#backlogEnd ??= this.log.head;
+      if (this.#brokenAt !== null) {
+        this.dividers = this.dividers.filter((divider) => divider.text);
+        if (this.log.head > this.#brokenAt) this.dividers.push({ after: this.#brokenAt, missedUpTo: this.log.head });
+      }
+      for (const publish of this.pending) publish.sentAt = performance.now();
+    } else {
+      this.#brokenAt = this.position;
+      this.typing.clear();
+      for (const publish of this.pending) publish.sentAt = null;
+    }
+    this.chat.view.refresh();
+  }
+}
+
+/** A message as it is drawn. */
+function shown({ offset, ts, sender, own, payload }) {
+  return { offset, ts, sender, own, ...textOf(payload) };
 }
 
 // ---------------------------------------------------------------------------------------------------- chat
 
-/** Joins the connection and the rooms: what is sent when, and where each frame goes. */
+/** Joins the client and the rooms. */
 class Chat {
   rooms = new Map();
-  limits = { frameBytes: 65_536 };
   lastAckMs = null;
   #typingSent = 0;
+  #wasConnected = false;
 
   constructor(token, view) {
     this.view = view;
-    this.userId = subjectOf(token) ?? "you";
-    this.connection = new Connection(token, stored.clientId(), (frame) => this.onFrame(frame), (state) => this.onState(state));
+    this.client = new Carillon({ url: location.origin, token, clientId: stored.clientId() });
+    this.#subject = subjectOf(token) ?? "you";
+    this.connection.on("change", (state) => {
+      this.#wasConnected ||= state === "connected";
+      view.refresh();
+    });
     for (const name of stored.rooms()) this.room(name);
-    for (const { room, ...publish } of stored.pending()) this.room(room).pending.push({ ...publish, state: "waiting" });
+    for (const { room, ...publish } of stored.pending()) this.room(room).publish(publish);
+  }
+
+  #subject;
+
+  get connection() {
+    return this.client.connection;
+  }
+
+  get userId() {
+    return this.connection.userId ?? this.#subject;
+  }
+
+  /** The connection in the words of the view. */
+  get state() {
+    const { state, error, retryAt } = this.connection;
+    if (state === "connected") return { name: "live" };
+    if (state === "waiting") return { name: "waiting", until: retryAt };
+    if (state !== "stopped") return { name: "connecting", again: this.#wasConnected };
+    return { name: "stopped", code: error.closeCode, why: STOPPED[error.code] ?? "The server closed this connection for good." };
   }
 
   room(name) {
     if (!this.rooms.has(name)) {
-      this.rooms.set(name, new Room(name));
+      this.rooms.set(name, new Room(this.client.room(name, { last: BACKLOG }), this));
       stored.saveRooms([...this.rooms.keys()]);
-      this.#join(this.rooms.get(name));
     }
     return this.rooms.get(name);
   }
 
-  onState(state) {
-    if (state.name === "live") {
-      this.userId = state.userId;
-      Object.assign(this.limits, state.limits);
-      for (const room of this.rooms.values()) this.#join(room);
-    } else {
-      for (const room of this.rooms.values()) room.onDisconnect();
-    }
-    this.view.refresh();
-  }
-
-  onFrame(frame) {
-    const room = this.rooms.get(frame.room);
-    if (frame.type === "error") this.#onError(frame, room);
-    else if (!room) return; // The personal room is always joined, and this page doesn't show it.
-    else if (frame.type === "joined") this.#onJoined(frame, room);
-    else if (frame.type === "message" && frame.ephemeral) this.#onTyping(frame, room);
-    else if (frame.type === "message") this.#onMessage(frame, room);
-    else if (frame.type === "own") room.onOwn(frame, this.userId);
-    else if (frame.type === "ack") this.#onAck(frame, room);
-    else if (frame.type === "history") this.#onHistory(frame, room);
-    else if (frame.type === "left") room.joined = room.ready = false;
-    if (room?.caughtUp && !room.ready) this.#onCaughtUp(room);
-    this.view.refresh();
-  }
-
   publish(room, text) {
-    const publish = { key: randomId(), text, state: "waiting", sentAt: 0 };
-    room.pending.push(publish);
     this.#typingSent = 0;
-    if (room.ready) this.#send(room, publish);
-    this.#savePending();
-    this.view.refresh();
+    room.publish({ key: randomId(), text });
+    this.onSettled();
   }
 
   publishAgain(room, publish) {
-    publish.state = "waiting";
-    if (room.ready) this.#send(room, publish);
-    this.view.refresh();
+    room.publishAgain(publish);
+    this.onSettled();
   }
 
   /** Told to the others at most every two seconds; it isn't stored, and nobody minds if it's lost. */
   typing(room) {
     if (!room.ready || Date.now() - this.#typingSent < TYPING_EVERY_MS) return;
     this.#typingSent = Date.now();
-    this.connection.send({ type: "broadcast", room: room.name, payload: { typing: true }, ephemeral: true });
+    room.log.ephemeral({ typing: true });
   }
 
-  askEarlier(room) {
-    const first = room.sorted()[0];
-    if (!first || !room.joined || room.askingEarlier) return;
-    room.askingEarlier = true;
-    this.connection.send({ type: "history", room: room.name, ref: "earlier", before: first.offset, limit: BACKLOG });
-  }
-
-  #join(room) {
-    this.connection.send(room.join());
-  }
-
-  #onJoined(frame, room) {
-    room.onJoined(frame);
-    const { connectionId } = this.connection.state;
-    setTimeout(() => {
-      if (room.position !== null || this.connection.state.connectionId !== connectionId) return;
-      room.position = room.head;
-      this.#onCaughtUp(room);
-    }, SILENT_REPLAY_MS);
-  }
-
-  #onCaughtUp(room) {
-    room.ready = true;
-    for (const publish of room.pending) if (publish.state === "waiting") this.#send(room, publish);
-    this.#savePending();
-    this.#askTexts(room);
-  }
-
-  /** After a reload this page no longer has the texts that it sent; the log has. */
-  #askTexts(room) {
-    const textless = room.textless;
-    if (!textless.length) return;
-    const first = textless[0].offset;
-    const limit = Math.min(1_000, textless.at(-1).offset - first + 1);
-    this.connection.send({ type: "history", room: room.name, ref: `texts ${first}`, after: first - 1, limit });
-  }
-
-  #send(room, publish) {
-    publish.state = "sent";
-    publish.sentAt = performance.now();
-    const { key, text } = publish;
-    this.connection.send({ type: "broadcast", room: room.name, payload: { text }, ref: key, key });
-  }
-
-  #onMessage(frame, room) {
-    room.typing.delete(frame.sender);
-    const isNew = room.onStored({ ...this.#toMessage(frame), epoch: frame.epoch });
-    const isNews = isNew && frame.offset > room.backlogEnd && frame.sender !== this.userId;
-    if (isNews && !this.view.isSeen(room)) room.unread += 1;
-  }
-
-  #onAck(frame, room) {
-    if (!room.onAck(frame, this.userId, performance.now())) return;
-    this.lastAckMs = room.messages.get(frame.offset)?.ackMs ?? this.lastAckMs;
-    this.#savePending();
-    // Who writes a room's first message isn't sent it, and so learns the new epoch by asking.
-    if (!room.epoch) this.connection.send({ type: "history", room: room.name, ref: "epoch", after: 0, limit: 1 });
-  }
-
-  #onHistory(frame, room) {
-    room.epoch ||= frame.epoch;
-    if (frame.ref === "epoch") return;
-    room.onHistory(frame.messages, (found) => this.#toMessage(found));
-    if (frame.ref === "earlier") {
-      room.askingEarlier = false;
-      room.earlier = frame.more;
-    } else {
-      const first = room.textless[0]?.offset;
-      // What the log no longer has is given up; what did not fit into one answer is asked for.
-      if (first !== undefined && frame.ref !== `texts ${first}`) this.#askTexts(room);
-    }
-  }
-
-  #onTyping({ sender, payload }, room) {
-    if (sender === this.userId || !payload?.typing) return;
-    room.typing.set(sender, Date.now() + TYPING_SHOWN_MS);
-    setTimeout(() => this.view.refresh(), TYPING_SHOWN_MS + 50);
-  }
-
-  #onError({ code, message, ref, retryAfterMs }, named) {
-    for (const room of this.rooms.values()) {
-      const publish = room.pending.find(({ key }) => key === ref);
-      const mayRetry = ["unavailable", "internal", "rate_limited"].includes(code);
-      if (publish && mayRetry) {
-        // The key makes it safe to send again what may have been stored.
-        publish.state = "waiting";
-        setTimeout(() => publish.state === "waiting" && room.ready && this.#send(room, publish), retryAfterMs ?? BACKOFF_FIRST_MS);
-      } else if (publish) {
-        Object.assign(publish, { state: "failed", why: message });
-        this.#savePending();
-      } else if (ref === `join ${room.name}` && mayRetry) {
-        setTimeout(() => !room.joined && this.#join(room), retryAfterMs ?? BACKOFF_FIRST_MS);
-      } else if (ref === `join ${room.name}`) {
-        room.refused = code === "forbidden" ? "Your token doesn’t open this room." : message;
-      }
-    }
-    if (named && ref === "earlier") named.askingEarlier = false;
-    if (named && ref === undefined && code === "forbidden") named.refused = "Your token no longer opens this room.";
-  }
-
-  #toMessage({ offset, id, ts, sender, payload }) {
-    return { offset, id, ts, sender, own: sender === this.userId, ...textOf(payload) };
-  }
-
-  #savePending() {
+  /** What waits outlives a reload, with its key: so it is stored once all the same. */
+  onSettled() {
     const all = [...this.rooms.values()];
-    stored.savePending(all.flatMap(({ name, pending }) =>
-      pending.filter(({ state }) => state !== "failed").map(({ key, text }) => ({ room: name, key, text }))));
+    stored.savePending(all.flatMap(({ name, pending }) => pending.filter(({ why }) => !why).map(({ key, text }) => ({ room: name, key, text }))));
+    this.view.refresh();
   }
 }
 
@@ -580,6 +356,8 @@ class View {
   #unseen = 0;
   #announced = "";
   #countdown = 0;
+  /** Name → its place in the list of those who are here. */
+  #people = new Map();
 
   enter(chat, roomName) {
     this.chat = chat;
@@ -611,11 +389,12 @@ class View {
   }
 
   #draw() {
-    const { state } = this.chat.connection;
+    const { state } = this.chat;
     document.body.dataset.state = state.name;
     this.#drawState(state);
     this.#drawRooms();
     this.#drawFacts();
+    this.#drawPeople();
     this.#drawLog();
     this.#drawTyping();
   }
@@ -684,13 +463,16 @@ class View {
     setText($("room-name"), room.name);
     $("text").placeholder = `Message #${room.name}`;
     setText($("text-label"), `Message to room ${room.name}`);
-    const { position, head } = room;
+    const { position } = room;
+    const { head } = room.log;
     const hole = position !== null && head > position;
     setText($("fact-head"), head ? `#${head}` : "empty");
     setText($("fact-seen"), position === null ? "–" : hole ? `up to #${position}` : "all, no holes");
-    setText($("fact-epoch"), room.epoch || "–");
+    setText($("fact-epoch"), room.log.position?.epoch || "–");
     setText($("fact-ack"), chat.lastAckMs === null ? "–" : milliseconds(chat.lastAckMs));
-    const facts = [head ? `#${head}` : "no messages yet"];
+    const facts = [];
+    if (room.ready) facts.push(`${room.log.present?.count || 1} here`);
+    facts.push(head ? `#${head}` : "no messages yet");
     if (head && position !== null) facts.push(hole ? `seen up to #${position}` : "no holes");
     if (chat.lastAckMs !== null) facts.push(`ack ${milliseconds(chat.lastAckMs)}`);
     setText($("room-line"), facts.join(" · "));
@@ -702,8 +484,24 @@ class View {
     this.drawSend();
   }
 
+  #drawPeople() {
+    const { room } = this;
+    const { people } = room;
+    const more = (room.log.present?.count ?? 0) - people.length;
+    $("people-section").hidden = people.length === 0;
+    const items = people.map((name) => {
+      let item = this.#people.get(name);
+      if (!item) this.#people.set(name, (item = makePerson(name)));
+      item.classList.toggle("is-typing", room.typing.has(name));
+      return item;
+    });
+    arrange($("people"), items);
+    $("people-more").hidden = more <= 0;
+    setText($("people-more"), `and ${more} more`);
+  }
+
   drawSend() {
-    const tooLong = new TextEncoder().encode($("text").value).length > this.chat.limits.frameBytes - 1024;
+    const tooLong = new TextEncoder().encode($("text").value).length > this.chat.connection.limits.frameBytes - 1024;
     $("text").setCustomValidity(tooLong ? "This is more than the server takes in one message." : "");
     $("send-button").disabled = tooLong || $("text").disabled || $("text").value.trim() === "";
   }
@@ -732,9 +530,9 @@ class View {
     $("log").dataset.last = last;
 
     const empty = messages.length === 0 && room.pending.length === 0;
-    $("empty").hidden = !(empty && room.caughtUp);
+    $("empty").hidden = !(empty && room.ready);
     const first = messages[0]?.offset;
-    $("earlier").hidden = !(first > 1 && room.earlier && room.joined);
+    $("earlier").hidden = !(first > 1 && room.earlier && room.ready);
     $("beginning").hidden = first !== 1;
 
     if (this.#atBottom) {
@@ -791,9 +589,9 @@ class View {
 
   #fillMessage(message, apart) {
     const { node } = message;
-    node.className = `message${message.own ? " own" : ""}${apart ? " first" : ""}${message.text === undefined ? " fetching" : ""}`;
+    node.className = `message${message.own ? " own" : ""}${apart ? " first" : ""}`;
     node.dataset.offset = message.offset;
-    node.parts.fill(message.sender, message.text ?? "…", Boolean(message.code), message.ts);
+    node.parts.fill(message.sender, message.text, Boolean(message.code), message.ts);
     const ack = message.ackMs === undefined ? "" : milliseconds(message.ackMs);
     setText(node.parts.meta, `#${message.offset}${ack && ` · ${ack}`}`);
     node.parts.meta.title = `Offset ${message.offset} of this room${ack && `, stored and acknowledged after ${ack}`}`;
@@ -802,10 +600,10 @@ class View {
 
   #fillPending(publish, apart) {
     const { node } = publish;
-    node.className = `message own pending${apart ? " first" : ""}${publish.state === "failed" ? " failed" : ""}`;
+    node.className = `message own pending${apart ? " first" : ""}${publish.why ? " failed" : ""}`;
     node.parts.fill(this.chat.userId, publish.text, false, undefined);
-    setText(node.parts.meta, { waiting: "waiting", sent: "sending", failed: `not sent: ${publish.why}` }[publish.state]);
-    node.parts.again.hidden = publish.state !== "failed";
+    setText(node.parts.meta, publish.why ? `not sent: ${publish.why}` : publish.sentAt === null ? "waiting" : "sending");
+    node.parts.again.hidden = !publish.why;
     node.parts.again.onclick = () => this.chat.publishAgain(this.room, publish);
   }
 
@@ -861,6 +659,12 @@ function makeMessageNode() {
   return node;
 }
 
+function makePerson(name) {
+  const avatar = make("span", { class: "avatar", "aria-hidden": "true" });
+  paintAvatar(avatar, name);
+  return make("li", {}, avatar, make("span", { class: "person" }, name));
+}
+
 function paintAvatar(avatar, name) {
   if (avatar.dataset.of === name) return;
   avatar.dataset.of = name;
@@ -896,10 +700,9 @@ async function onAddress() {
   }
   if (token || (!chat && stored.token())) {
     await stored.keepClientToOneTab();
-    chat?.connection.close();
+    chat?.client.close();
     chat = new Chat(stored.token(), view);
     view.enter(chat, roomName);
-    chat.connection.open();
     if (matchMedia("(pointer: fine)").matches) $("text").focus();
   } else if (chat) {
     view.show(roomName);
@@ -967,17 +770,16 @@ $("skip").addEventListener("click", (event) => {
   $("text").focus();
 });
 $("drop").addEventListener("click", () => chat.connection.drop(DROPPED_MS));
-$("earlier").addEventListener("click", () => chat.askEarlier(view.room));
+$("earlier").addEventListener("click", () => view.room.askEarlier());
 $("jump").addEventListener("click", () => view.toNewest());
 $("scroll").addEventListener("scroll", () => view.onScroll(), { passive: true });
 new ResizeObserver(() => view.onResize()).observe($("scroll"));
 $("banner-action").addEventListener("click", () => {
-  if ([4001, 4004].includes(chat.connection.state.code)) askForToken();
-  else chat.connection.open();
+  if ([4001, 4004].includes(chat.state.code)) askForToken();
+  else chat.client.connect();
 });
 
 addEventListener("hashchange", onAddress);
-addEventListener("online", () => chat?.connection.state.name === "waiting" && chat.connection.open());
 document.addEventListener("visibilitychange", () => {
   if (document.hidden || !view.room) return;
   view.room.unread = 0;

@@ -158,6 +158,16 @@ describe("the page", LIMIT, () => {
     await Promise.all([ada.close(), grace.close()]);
   });
 
+  it("tells who is here", async () => {
+    const [ada, grace] = await Promise.all(linksTo("here").map((link) => Tab.open(link).then((tab) => tab.live())));
+    const people = (tab) => tab.page.getByRole("list", { name: "Here" }).getByRole("listitem").allTextContents();
+    const isHere = (tab, names) => waitFor(async () => (await people(tab)).join() === names, SHOWN_WITHIN_MS, () => names);
+    await Promise.all([isHere(ada, "Aada,Ggrace"), isHere(grace, "Ggrace,Aada")]);
+    await grace.close();
+    await isHere(ada, "Aada");
+    await ada.close();
+  });
+
   it("shows what was missed after a drop", async () => {
     const [link] = linksTo("dropped");
     const ada = await (await Tab.open(link)).live();
@@ -230,7 +240,7 @@ describe("the page", LIMIT, () => {
   });
 
   it("counts what is unread in other rooms", async () => {
-    const [link] = linksTo("here");
+    const [link] = linksTo("reading");
     const ada = await (await Tab.open(link)).live();
     const grace = await Client.connect(server, server.token("grace"));
     await waitFor(() => ada.received.some(({ type, room }) => type === "joined" && room === "support"), SHOWN_WITHIN_MS, () => "joining");
