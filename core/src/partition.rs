@@ -19,8 +19,8 @@ use bytes::Bytes;
 use carillon_proto::{
     ids::{Epoch, GatewayId, MessageId, Offset, PartitionId, RoomName},
     link::{
-        self, Attach, Attached, Came, Code, Counted, DownBatch, Failed, Message, Page, Publish, Published, Read, Up, UpBatch, UserIn,
-        UserOut, Watch, Went, Who, down, failed, read, up,
+        self, Attach, Attached, Came, Code, Counted, DownBatch, Failed, Message, Page, Publish, Published, Read, Up, UpBatch,
+        UserIn, UserOut, Watch, Went, Who, down, failed, read, up,
     },
     log::{self, Record},
 };

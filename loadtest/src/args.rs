@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// Puts load on a server and checks what comes back. Exit code 1 if anything was lost, doubled, reordered or refused.
 #[derive(Debug, Parser)]
@@ -42,12 +42,24 @@ pub struct Common {
     /// How long members may take to get what is still missing at the end, seconds.
     #[arg(long, global = true, default_value_t = 60)]
     pub settle: u64,
+    /// Overlook one delivery, or count one message as acked that was never sent: the run must fail then.
+    #[arg(long, global = true, value_enum)]
+    pub swallow: Option<Swallow>,
     /// Write the report as JSON here.
     #[arg(long, global = true)]
     pub json: Option<PathBuf>,
     /// Write the report with plots here.
     #[arg(long, global = true)]
     pub html: Option<PathBuf>,
+}
+
+/// What a run overlooks on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Swallow {
+    /// A message that one member was given.
+    Delivery,
+    /// A message that a publisher was to send.
+    Append,
 }
 
 /// What is done.
@@ -75,6 +87,12 @@ pub enum Scenario {
         /// Every member drops its connection after about so long, milliseconds; 0: never on its own.
         #[arg(long, default_value_t = 2000)]
         drop_every_ms: u64,
+        /// Publishers are quiet now and then: after so many seconds …
+        #[arg(long, default_value_t = 0)]
+        pause_every_s: u64,
+        /// … for so many.
+        #[arg(long, default_value_t = 0)]
+        pause_s: u64,
     },
     /// All members go at once, miss messages, and come back at once.
     Resume {

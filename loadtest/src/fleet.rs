@@ -4,7 +4,7 @@
 use std::{
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
@@ -18,6 +18,7 @@ use tokio::{sync::Semaphore, task::LocalSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    args::Swallow,
     book::Book,
     member, publisher,
     tally::{Clock, Live, Tally},
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) payload_bytes: usize,
     pub(crate) opening: usize,
     pub(crate) is_ephemeral: bool,
+    /// What is overlooked once, on purpose.
+    pub(crate) swallow: Mutex<Option<Swallow>>,
     /// By room: what was acked last, or for ephemeral messages how many were sent.
     pub(crate) heads: Vec<AtomicU64>,
     /// Kept where everything is compared with everything.
@@ -55,10 +58,22 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Whether this is the one to overlook. Only what comes when a run is well under way.
+    pub(crate) fn swallows(&self, what: Swallow, so_far: u64) -> bool {
+        if so_far < SWALLOW_AFTER {
+            return false;
+        }
+        let mut swallow = self.swallow.lock().expect("nobody panics here");
+        swallow.take_if(|wish| *wish == what).is_some()
+    }
+
     pub(crate) fn room_name(&self, room: u32) -> String {
         format!("{}{room}", self.prefix)
     }
 }
+
+/// Deliveries to a member, or messages of a publisher, before one may be overlooked.
+const SWALLOW_AFTER: u64 = 20;
 
 /// What one thread knows.
 pub(crate) struct Local {

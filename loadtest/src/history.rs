@@ -69,6 +69,7 @@ fn fill_rooms(stage: &mut Stage, fill: &Fill) -> Tally {
         in_flight: 512,
         lasts: None,
         comes_back: false,
+        pauses: None,
     };
     let fleet = stage.start(vec![Task::Publisher(plan)]);
     stage.shared.ready.cancel();

@@ -8,6 +8,7 @@ use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    args::Swallow,
     check::{Follows, Seat},
     fleet::Local,
     payload::Said,
@@ -365,6 +366,9 @@ impl Batch<'_> {
         let Some(seat) = seats.iter_mut().find(|seat| u64::from(seat.room) == room) else {
             return self.local.fault(|| format!("a message of room {room}, which was not joined"));
         };
+        if shared.swallows(Swallow::Delivery, seat.last) {
+            return;
+        }
         self.delivered += 1;
         let us = self.now_ns.saturating_sub(said.time_ns) / 1000;
         self.slowest_us = self.slowest_us.max(us);

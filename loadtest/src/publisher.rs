@@ -11,6 +11,7 @@ use std::{
 use tokio::time::{sleep, sleep_until};
 
 use crate::{
+    args::Swallow,
     fleet::Local,
     member::Frame,
     payload::Said,
@@ -34,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) count: u64,
     /// … or after so long, if that is said.
     pub(crate) lasts: Option<Duration>,
+    /// Quiet after so long, for so long, again and again.
+    pub(crate) pauses: Option<(Duration, Duration)>,
     /// A lost connection is nothing unusual here, and every message has a key.
     pub(crate) comes_back: bool,
 }
@@ -187,7 +190,10 @@ impl Publisher {
     }
 
     fn next_ns(&self) -> u64 {
-        self.start_ns + self.plan.phase_ns + self.serial * self.plan.period_ns
+        let speaking_ns = self.plan.phase_ns + self.serial * self.plan.period_ns;
+        let quiet_ns =
+            self.plan.pauses.map_or(0, |(every, pause)| speaking_ns / every.as_nanos() as u64 * pause.as_nanos() as u64);
+        self.start_ns + speaking_ns + quiet_ns
     }
 
     fn say(&mut self, socket: &mut Socket, now_ns: u64) {
@@ -202,6 +208,10 @@ impl Publisher {
             self.local.shared.heads[room as usize].fetch_add(1, Ordering::Relaxed);
         }
         self.local.tally().published += 1;
+        if self.local.shared.swallows(Swallow::Append, self.serial) {
+            let head = self.local.shared.heads[room as usize].load(Ordering::Relaxed);
+            return self.on_ack(self.serial, head + 1, false);
+        }
         self.queue(socket, self.serial);
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -30,7 +30,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Report> {
     match &args.scenario {
         Scenario::Idle { connections, rooms, seconds } => idle(&args.common, *connections, *rooms, *seconds),
         Scenario::Rooms(rooms) => speaking(&args.common, rooms, None),
-        Scenario::Soak { rooms, drop_every_ms } => speaking(&args.common, rooms, Some(*drop_every_ms)),
+        Scenario::Soak { rooms, drop_every_ms, pause_every_s, pause_s } => {
+            let pauses = (*pause_every_s > 0).then(|| (Duration::from_secs(*pause_every_s), Duration::from_secs(*pause_s)));
+            speaking(&args.common, rooms, Some(Soak { drop_every_ms: *drop_every_ms, pauses }))
+        }
         Scenario::Resume { members, rooms, missed, rate } => resume(&args.common, *members, *rooms, *missed, *rate),
         Scenario::Stall { members, stalled, seconds, rate } => stall(&args.common, *members, *stalled, *seconds, *rate),
         Scenario::History { rooms, read, limit, filled, fill_only } => {
@@ -71,6 +74,7 @@ impl Stage {
             payload_bytes: common.payload,
             opening: common.opening,
             is_ephemeral,
+            swallow: Mutex::new(common.swallow),
             heads: (0..rooms).map(|_| AtomicU64::new(0)).collect(),
             book: with_book.then(|| Arc::new(Book::new(rooms))),
             ready: CancellationToken::new(),
@@ -95,6 +99,7 @@ impl Stage {
             payload_bytes: old.payload_bytes,
             opening: old.opening,
             is_ephemeral: old.is_ephemeral,
+            swallow: Mutex::default(),
             heads: old.heads.iter().map(|head| AtomicU64::new(head.load(Ordering::Relaxed))).collect(),
             book: old.book.clone(),
             ready: CancellationToken::new(),
@@ -175,6 +180,7 @@ fn publishers(of: &Rooms, comes_back: bool) -> Vec<publisher::Plan> {
                 count: u64::MAX,
                 lasts: Some(Duration::from_secs(of.seconds)),
                 comes_back,
+                pauses: None,
             }
         })
         .collect()
@@ -198,16 +204,25 @@ fn idle(common: &Common, connections: usize, rooms: usize, seconds: u64) -> anyh
     Ok(report)
 }
 
-/// `drop_every_ms`: members come and go, and everything is compared with everything.
-fn speaking(common: &Common, of: &Rooms, drop_every_ms: Option<u64>) -> anyhow::Result<Report> {
+/// What makes a soak of it.
+struct Soak {
+    drop_every_ms: u64,
+    /// Publishers are quiet after so long, for so long.
+    pauses: Option<(Duration, Duration)>,
+}
+
+/// `soak`: members come and go, and everything is compared with everything.
+fn speaking(common: &Common, of: &Rooms, soak: Option<Soak>) -> anyhow::Result<Report> {
     ensure!(of.rooms > 0, "--rooms: at least one");
-    let is_soak = drop_every_ms.is_some();
+    let is_soak = soak.is_some();
+    let (drop_every_ms, pauses) = soak.map_or((0, None), |soak| (soak.drop_every_ms, soak.pauses));
     let mut stage = Stage::new(common, of.rooms, of.ephemeral, is_soak)?;
     let members = (0..of.rooms * of.members).map(|number| {
         let plan = member(number, vec![(number % of.rooms) as u32]);
-        Task::Member(member::Plan { drop_every_ms: drop_every_ms.unwrap_or_default(), ..plan })
+        Task::Member(member::Plan { drop_every_ms, ..plan })
     });
-    let fleet = stage.start(members.chain(publishers(of, is_soak).into_iter().map(Task::Publisher)).collect());
+    let publishers = publishers(of, is_soak).into_iter().map(|plan| Task::Publisher(publisher::Plan { pauses, ..plan }));
+    let fleet = stage.start(members.chain(publishers).collect());
     stage.seated(&fleet)?;
     let (before, started) = (stage.usage(), Instant::now());
     stage.shared.ready.cancel();
@@ -273,6 +288,7 @@ fn resume(common: &Common, members: usize, rooms: usize, missed: usize, rate: f6
         count: (rooms * missed) as u64,
         lasts: None,
         comes_back: false,
+        pauses: None,
     };
     fleet.join(stage.start(vec![Task::Publisher(missing.clone())]));
     stage.shared.ready.cancel();

@@ -5,21 +5,17 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read as _};
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::process::{PATIENCE, Process};
 use crate::steps::{self, command, root};
 use crate::{nats, test};
-
-/// How long a process may take to be up, and to end.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often the processes and the signals are looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -118,7 +114,7 @@ impl Plan {
     }
 
     /// In the order in which they end: those that hold clients first, what they rely on last.
-    fn members(&self) -> Result<Vec<Member>> {
+    fn members(&self) -> Result<Vec<Process>> {
         let mut members = Vec::new();
         for (name, ports) in ["gateway-a", "gateway-b"].into_iter().zip(self.gateways) {
             let mut gateway = self.service("carillon-gateway");
@@ -126,15 +122,15 @@ impl Plan {
             gateway.arg(format!("--auth-url=http://127.0.0.1:{}", self.auth));
             // Long enough to see that a drain is spread, short enough for whoever waits for it.
             gateway.args(["--set", "drain.window_ms=1000"]);
-            members.push(Member::new(name, gateway, &self.data));
+            members.push(Process::new(name, gateway, &self.data));
         }
         let mut fanout = self.service("carillon-fanout");
         fanout.arg("--admin-listen=127.0.0.1:0");
-        members.push(Member::new("fanout", fanout, &self.data));
+        members.push(Process::new("fanout", fanout, &self.data));
         let mut auth = self.service("carillon-auth");
         auth.env("CARILLON_JWT__SECRET", &self.secret);
         auth.args([format!("--listen=127.0.0.1:{}", self.auth), "--admin-listen=127.0.0.1:0".to_owned()]);
-        members.push(Member::new("auth", auth, &self.data));
+        members.push(Process::new("auth", auth, &self.data));
 
         let config = self.data.join("nats.conf");
         let store = self.data.join("nats");
@@ -146,7 +142,7 @@ impl Plan {
         fs::write(&config, text)?;
         let mut nats = Command::new(&self.nats_server);
         nats.arg("--config").arg(&config);
-        members.push(Member { is_silent: true, ..Member::new("nats", nats, &self.data) });
+        members.push(Process::silent("nats", nats, &self.data));
         Ok(members)
     }
 
@@ -157,7 +153,7 @@ impl Plan {
         service
     }
 
-    fn guide(&self, members: &[Member]) -> Result<String> {
+    fn guide(&self, members: &[Process]) -> Result<String> {
         let mut text = String::from("\nUp:\n");
         for member in members {
             text += &format!("  {:<10} pid {:<8} {}\n", member.name, member.pid(), member.said);
@@ -177,85 +173,9 @@ impl Plan {
     }
 }
 
-/// One process of the cluster.
-struct Member {
-    name: &'static str,
-    command: Command,
-    log: PathBuf,
-    /// It prints no `ready` line.
-    is_silent: bool,
-    child: Option<Child>,
-    /// What it said when it was up.
-    said: String,
-    stdout: Option<BufReader<ChildStdout>>,
-}
-
-impl Member {
-    fn new(name: &'static str, command: Command, data: &Path) -> Self {
-        let log = data.join(format!("{name}.log"));
-        Self { name, command, log, is_silent: false, child: None, said: String::new(), stdout: None }
-    }
-
-    fn pid(&self) -> u32 {
-        self.child.as_ref().map_or(0, Child::id)
-    }
-
-    fn start(&mut self) -> Result<()> {
-        let log = File::options().create(true).append(true).open(&self.log)?;
-        let stdout = if self.is_silent { log.try_clone()?.into() } else { Stdio::piped() };
-        // A group of its own: Ctrl-C is for this process, which ends the others in their order.
-        self.command.process_group(0).stdin(Stdio::null()).stdout(stdout).stderr(log);
-        let mut child = self.command.spawn().with_context(|| format!("could not start {:?}", self.command))?;
-        self.stdout = child.stdout.take().map(BufReader::new);
-        self.child = Some(child);
-        Ok(())
-    }
-
-    fn wait_until_up(&mut self) -> Result<()> {
-        let Some(mut stdout) = self.stdout.take() else { return Ok(()) };
-        let (tell, said) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut line = String::new();
-            let _ = stdout.read_line(&mut line);
-            let _ = tell.send((line, stdout));
-        });
-        match said.recv_timeout(PATIENCE) {
-            Ok((line, stdout)) if line.starts_with("ready ") => {
-                self.said = line.trim_end().to_owned();
-                self.stdout = Some(stdout);
-                Ok(())
-            }
-            _ => bail!("{} did not come up; its log:\n{}", self.name, fs::read_to_string(&self.log).unwrap_or_default()),
-        }
-    }
-
-    fn has_ended(&mut self) -> bool {
-        let Some(child) = &mut self.child else { return true };
-        let ended = child.try_wait();
-        if let Ok(Some(status)) = &ended {
-            println!("{}: {status}", self.name);
-            self.child = None;
-        }
-        self.child.is_none()
-    }
-
-    fn terminate(&self) {
-        if let Some(child) = &self.child {
-            let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-        }
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 /// All of them; none outlives this.
 struct Cluster {
-    members: Vec<Member>,
+    members: Vec<Process>,
     data: PathBuf,
 }
 
@@ -276,8 +196,8 @@ impl Cluster {
         let mut is_enough = is_enough;
         // Gateways drain at the same time; the others wait until those that rely on them are gone.
         for names in [&["gateway-a", "gateway-b"][..], &["fanout"], &["auth"], &["nats"]] {
-            let ours = |member: &&mut Member| names.contains(&member.name);
-            self.members.iter_mut().filter(ours).for_each(|member| member.terminate());
+            let ours = |member: &&mut Process| names.contains(&&*member.name);
+            self.members.iter_mut().filter(ours).for_each(|member| member.signal("TERM"));
             let started = Instant::now();
             while self.members.iter_mut().filter(ours).any(|member| !member.has_ended()) {
                 if started.elapsed() > PATIENCE || is_enough() {
@@ -291,7 +211,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.members.iter_mut().for_each(Member::kill);
+        self.members.iter_mut().for_each(Process::kill);
         let _ = fs::remove_dir_all(self.data.join("nats"));
     }
 }

@@ -4,9 +4,11 @@
 use clap::Parser;
 
 mod arrows;
+mod chaos;
 mod ci;
 mod cluster;
 mod nats;
+mod process;
 mod steps;
 mod test;
 mod tools;
@@ -20,6 +22,8 @@ enum Command {
     Ci,
     /// Run all services on this machine (NATS, auth, fanout, two gateways) until Ctrl-C: to see the real shape
     Cluster,
+    /// Run three NATS nodes, two fanouts, three gateways under load, and kill, stop, restart one after the other: nothing may be lost
+    Chaos(chaos::Args),
     /// Print the path of a NATS server for the tests, fetched if there is none: for `cargo test` by hand
     NatsServer,
 }
@@ -30,6 +34,7 @@ fn main() -> anyhow::Result<()> {
     let result = match command {
         Command::Test => test::run(&mut steps),
         Command::Ci => ci::run(&mut steps),
+        Command::Chaos(args) => return chaos::run(&args),
         Command::Cluster => return cluster::run(),
         Command::NatsServer => return nats::find_or_fetch_server().map(|server| println!("{}", server.display())),
     };

@@ -72,10 +72,7 @@ async fn gateways_count_together_and_heal() {
     let mut other = server.another_gateway("b").await;
     let ada = server.token("ada");
     let _here = server.dial().token(&ada).connected().await;
-    let _there = [
-        Dial::to(other.listen).token(&ada).connected().await,
-        Dial::to(other.listen).token(&ada).connected().await,
-    ];
+    let _there = [Dial::to(other.listen).token(&ada).connected().await, Dial::to(other.listen).token(&ada).connected().await];
     is_refused(server.dial().token(&ada)).await;
     is_refused(Dial::to(other.listen).token(&ada)).await;
     // What a dead gateway held counts no longer.

@@ -1,0 +1,247 @@
+//! `cargo xtask chaos`: the real shape (three NATS nodes, two fanouts, three gateways) under load, while one thing after the
+//! other is killed, stopped, restarted. The load judges: nothing acked may be lost, doubled, reordered, or differ between
+//! members. Writes what was done when, and what it cost, to `target/chaos/report.html`.
+
+mod faults;
+mod report;
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::chaos::faults::{Chance, Done, Fault};
+use crate::process::Process;
+use crate::steps::{self, root};
+use crate::{nats, test};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// How long the load goes on
+    #[arg(long, default_value_t = 20)]
+    minutes: u64,
+    /// Chooses the faults and their times: the same seed does the same
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Publishes per second, over all publishers
+    #[arg(long, default_value_t = 800)]
+    rate: u64,
+    /// Seconds from one fault to the next, the time that it lasts not counted
+    #[arg(long, default_value_t = 8)]
+    pause: u64,
+    /// Folder with the binaries to run, for example of a release build; without it they are built
+    #[arg(long)]
+    binaries: Option<PathBuf>,
+    /// Break the judge's heart: `delivery` or `append` swallows one of them, and the run must fail
+    #[arg(long)]
+    swallow: Option<String>,
+}
+
+/// NATS is quiet for longer than its duplicate window (30 s) now and then.
+const QUIET: (u64, u64) = (240, 40);
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let binaries = match &args.binaries {
+        Some(folder) => folder.clone(),
+        None => {
+            steps::run(&mut test::build_binaries())?;
+            PathBuf::from(test::carillon_binary()?).parent().context("a binary is in a folder")?.to_owned()
+        }
+    };
+    let place = Place::new(nats::find_or_fetch_server()?, binaries)?;
+    let mut world = place.world()?;
+    println!("up: {}", world.processes.iter().map(|it| format!("{} {}", it.name, it.pid())).collect::<Vec<_>>().join(", "));
+    let load = place.load(args)?;
+    let done = world.torment(args, load)?;
+    let judged = report::judge(&place.data, &done)?;
+    println!("{judged}");
+    println!("report: {}", place.data.join("report.html").display());
+    if !judged.is_good() {
+        bail!("a promise was broken");
+    }
+    Ok(())
+}
+
+/// Where everything is.
+struct Place {
+    nats_server: PathBuf,
+    binaries: PathBuf,
+    data: PathBuf,
+    /// Client, route and monitoring port of each node.
+    nats: [[u16; 3]; 3],
+    auth: u16,
+    gateways: [u16; 3],
+}
+
+const SECRET: &str = "a secret for one run of chaos, of 32 bytes and more";
+
+impl Place {
+    fn new(nats_server: PathBuf, binaries: PathBuf) -> Result<Self> {
+        let data = root().join("target/chaos");
+        if data.exists() {
+            fs::remove_dir_all(&data).with_context(|| format!("could not empty {}", data.display()))?;
+        }
+        fs::create_dir_all(&data)?;
+        // Held until all are chosen, so that none is chosen twice.
+        let mut held = Vec::new();
+        let mut port = || -> Result<u16> {
+            let listener = TcpListener::bind(("127.0.0.1", 0))?;
+            let port = listener.local_addr()?.port();
+            held.push(listener);
+            Ok(port)
+        };
+        let mut node = || -> Result<[u16; 3]> { Ok([port()?, port()?, port()?]) };
+        let nats = [node()?, node()?, node()?];
+        let [auth, first, second] = node()?;
+        let [third, ..] = node()?;
+        Ok(Self { nats_server, binaries, data, nats, auth, gateways: [first, second, third] })
+    }
+
+    fn world(&self) -> Result<World> {
+        let mut processes = Vec::new();
+        let routes: Vec<String> = self.nats.iter().map(|[_, route, _]| format!("nats://127.0.0.1:{route}")).collect();
+        for (number, [client, route, monitor]) in self.nats.iter().enumerate() {
+            let name = format!("nats-{}", number + 1);
+            let config = self.data.join(format!("{name}.conf"));
+            let store = self.data.join(&name).display().to_string();
+            // A short lame duck: nobody here waits two minutes for one.
+            let text = format!(
+                "server_name: {name}\nlisten: 127.0.0.1:{client}\nhttp: 127.0.0.1:{monitor}\n\
+                 jetstream {{ store_dir: {store:?}, sync_interval: always }}\n\
+                 lame_duck_duration: 31s\nlame_duck_grace_period: 2s\n\
+                 cluster {{ name: chaos, listen: 127.0.0.1:{route}, routes: [{}] }}\n",
+                routes.join(", ")
+            );
+            fs::write(&config, text)?;
+            let mut nats = Command::new(&self.nats_server);
+            nats.arg("--config").arg(&config);
+            processes.push(Process::silent(&name, nats, &self.data));
+        }
+        let mut auth = self.service("carillon-auth");
+        auth.args([format!("--listen=127.0.0.1:{}", self.auth), "--admin-listen=127.0.0.1:0".to_owned()]);
+        processes.push(Process::new("auth", auth, &self.data));
+        for number in 1..=2 {
+            let mut fanout = self.service("carillon-fanout");
+            fanout.arg("--admin-listen=127.0.0.1:0");
+            fanout.args(["--set", r#"retention=[{"rooms":"*","messages":10000000}]"#]);
+            processes.push(Process::new(&format!("fanout-{number}"), fanout, &self.data));
+        }
+        for (number, port) in self.gateways.iter().enumerate() {
+            let mut gateway = self.service("carillon-gateway");
+            gateway.args([format!("--listen=127.0.0.1:{port}"), "--admin-listen=127.0.0.1:0".to_owned()]);
+            gateway.arg(format!("--auth-url=http://127.0.0.1:{}", self.auth));
+            gateway.args(["--set", "drain.window_ms=3000"]);
+            for setting in ["limits.frames_per_second=100000", "limits.frames_burst=100000"] {
+                gateway.args(["--set", setting]);
+            }
+            processes.push(Process::new(&format!("gateway-{}", number + 1), gateway, &self.data));
+        }
+        for process in &mut processes {
+            process.start()?;
+        }
+        for process in &mut processes {
+            process.wait_until_up()?;
+        }
+        Ok(World { processes, monitors: self.nats.map(|[_, _, monitor]| monitor) })
+    }
+
+    fn service(&self, name: &str) -> Command {
+        let mut service = Command::new(self.binaries.join(name));
+        let urls: Vec<String> = self.nats.iter().map(|[client, ..]| format!("nats://127.0.0.1:{client}")).collect();
+        service.env("CARILLON_JWT__SECRET", SECRET).env("CARILLON_NATS__REPLICAS", "3");
+        service.arg(format!("--nats-url={}", urls.join(",")));
+        service
+    }
+
+    fn load(&self, args: &Args) -> Result<Load> {
+        let urls: Vec<String> = self.gateways.iter().map(|port| format!("ws://127.0.0.1:{port}")).collect();
+        let mut load = Command::new(self.binaries.join("carillon"));
+        let (seconds, rate) = ((args.minutes * 60).to_string(), args.rate.to_string());
+        load.args(["load", "soak", "--rooms", "32", "--members", "3", "--publishers", "16", "--in-flight", "256"]);
+        load.args(["--seconds", &seconds, "--rate", &rate, "--drop-every-ms", "10000", "--settle", "120"]);
+        load.args(["--pause-every-s", &QUIET.0.to_string(), "--pause-s", &QUIET.1.to_string()]);
+        load.args(["--url", &urls.join(","), "--secret", SECRET]);
+        load.arg("--json").arg(self.data.join("load.json"));
+        if let Some(what) = &args.swallow {
+            load.args(["--swallow", what]);
+        }
+        let out = File::create(self.data.join("load.log"))?;
+        load.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        Ok(Load { child: load.spawn()?, started: Instant::now() })
+    }
+}
+
+/// The load; it ends with this.
+struct Load {
+    child: Child,
+    started: Instant,
+}
+
+impl Load {
+    fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// All processes that faults are done to.
+struct World {
+    processes: Vec<Process>,
+    monitors: [u16; 3],
+}
+
+impl World {
+    fn torment(&mut self, args: &Args, mut load: Load) -> Result<Vec<Done>> {
+        let mut chance = Chance::new(args.seed);
+        let mut done = Vec::new();
+        // All have joined by then; and the last faults are over before the load is.
+        let (first, last) = (Duration::from_secs(10), Duration::from_secs((args.minutes * 60).saturating_sub(20)));
+        sleep_until(load.started + first);
+        while load.started.elapsed() < last && !load.has_ended()? {
+            let fault = Fault::choose(&mut chance, done.len());
+            let at = load.started.elapsed();
+            let what = fault.perform(self, &mut chance)?;
+            println!("{:>7.1} s  {:<16} {what}", at.as_secs_f64(), fault.name());
+            done.push(Done { fault, what, at, lasted: load.started.elapsed() - at });
+            std::thread::sleep(Duration::from_millis(args.pause * 500 + chance.below(args.pause * 1000)));
+        }
+        // The load waits for its members, and reads the whole log.
+        while !load.has_ended()? {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(done)
+    }
+
+    fn process(&mut self, name: &str) -> Result<&mut Process> {
+        self.processes.iter_mut().find(|process| process.name == name).with_context(|| format!("no process {name}"))
+    }
+}
+
+fn sleep_until(moment: Instant) {
+    std::thread::sleep(moment.saturating_duration_since(Instant::now()));
+}
+
+/// A short text over HTTP from a port of this machine.
+fn get(port: u16, path: &str) -> Result<String> {
+    use std::io::{Read as _, Write as _};
+    let mut socket = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    write!(socket, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut text = String::new();
+    socket.read_to_string(&mut text)?;
+    Ok(text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+}
+
+/// Bytes of a folder's file, as text.
+fn read(folder: &Path, name: &str) -> Result<String> {
+    fs::read_to_string(folder.join(name)).with_context(|| format!("{name} was not written"))
+}
