@@ -7,7 +7,7 @@ use std::{
 };
 
 use carillon_platform::{
-    auth::{IssueError, IssueRequest, Issued, TokenIssuer, TokenVerifier, VerifyError},
+    auth::{IssueError, IssueRequest, Issued, Revocations, TokenIssuer, TokenVerifier, VerifyError},
     settings::Settings,
 };
 use carillon_proto::{
@@ -33,6 +33,7 @@ pub struct Authority {
     max_ttl_s: Option<u64>,
     token_bytes: usize,
     default_grants: Option<Vec<Grant>>,
+    revocations: Arc<Revocations>,
 }
 
 impl Authority {
@@ -51,7 +52,14 @@ impl Authority {
             max_ttl_s: jwt.max_ttl_s,
             token_bytes: settings.limits.token_bytes,
             default_grants: jwt.default_grants.clone(),
+            revocations: Arc::default(),
         })
+    }
+
+    /// What it knows of tokens that were taken back: nothing, unless somebody keeps it. Only new tokens depend on it here;
+    /// who is let in is for the gateways.
+    pub fn revocations(&self) -> Arc<Revocations> {
+        self.revocations.clone()
     }
 
     /// The longest token that is looked at.
@@ -176,7 +184,10 @@ impl Authority {
         let signing = signing
             .ok_or_else(|| IssueError::Unavailable("no key to sign with: set jwt.private_key or jwt.secret".to_owned()))?;
         self.check_request(request)?;
-        let iat = now_ms / 1000;
+        let now_s = now_ms / 1000;
+        // All of a user's tokens were taken back within this second: the new one is none of them.
+        let earliest_s = self.revocations.not_covered_from(&request.sub).div_ceil(1000);
+        let iat = if earliest_s == now_s + 1 { earliest_s } else { now_s };
         let claims = NewClaims {
             sub: &request.sub,
             exp: iat + request.ttl_s,
@@ -257,7 +268,7 @@ struct NewClaims<'a> {
     info: Option<&'a Value>,
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
     u64::try_from(now.as_millis()).expect("the clock is before the year 584 million")
 }

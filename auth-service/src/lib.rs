@@ -7,9 +7,11 @@ mod fetch;
 mod key_set;
 mod keys;
 mod remote_keys;
+mod revoker;
 mod service;
 
 pub use authority::Authority;
 pub use dev_key::{DevKeyError, dev_key};
 pub use keys::KeyError;
+pub use revoker::Revoker;
 pub use service::{AuthService, Counters};

@@ -2,21 +2,25 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use carillon_auth::{AuthService, Authority};
+use carillon_auth::{AuthService, Authority, Revoker};
 use carillon_platform::{
     admin,
-    service::{self, Failure, Process},
+    service::{self, ComingNats, Failure, Process},
     settings::Program,
 };
 
 fn main() -> ExitCode {
-    service::main(Program::Auth, "Carillon's auth service: verifies and issues tokens, over gRPC", serve)
+    service::main(Program::Auth, "Carillon's auth service: verifies, issues and revokes tokens, over gRPC", serve)
 }
 
 async fn serve(process: Process) -> Result<(), Failure> {
     let authority = Authority::from_settings(&process.settings).map_err(Failure::settings)?;
     let authority = Arc::new(authority);
-    let auth = AuthService::new(authority.clone());
+    let nats = ComingNats::begin(&process.settings, Program::Auth).await?;
+    let revoker = Arc::new(Revoker::new(&process.settings, nats.buckets.clone(), nats.bus.clone()));
+    tokio::spawn(authority.revocations().keep(nats.bus.clone(), nats.buckets.clone()));
+    tokio::spawn(revoker.clone().sweep());
+    let auth = AuthService::new(authority.clone()).revoking(revoker);
     let listener = service::bind("--listen", process.settings.listen)?;
     let listen = service::local_address(&listener)?;
     let counters = auth.counters();
@@ -28,7 +32,9 @@ async fn serve(process: Process) -> Result<(), Failure> {
     })?;
     tokio::spawn(authority.clone().keep_keys());
     authority.wait_for_keys(Authority::KEYS_PATIENCE).await;
+    // Tokens are checked without NATS; only taking them back needs it.
     process.readiness.set_started();
+    nats.in_background(&process);
     process.announce(Some(listen), admin, "");
     auth.run(listener, process.shutdown).await.map_err(Failure::world)
 }

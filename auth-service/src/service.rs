@@ -12,12 +12,12 @@ use std::{
 };
 
 use carillon_platform::{
-    auth::{self, IssueError, TokenIssuer, TokenVerifier, VerifyError},
+    auth::{self, IssueError, RevokeError, RevokedTokens, TokenIssuer, TokenRevoker, TokenVerifier, VerifyError},
     shutdown::Shutdown,
 };
 use carillon_proto::auth::{
-    IssueRequest, IssueResponse, PublicKeysRequest, PublicKeysResponse, VerifyRequest, VerifyResponse, auth_service_server,
-    verify_response::Result as Verified,
+    IssueRequest, IssueResponse, PublicKeysRequest, PublicKeysResponse, RevokeRequest, RevokeResponse, VerifyRequest,
+    VerifyResponse, auth_service_server, revoke_request, verify_response::Result as Verified,
 };
 use tonic::{
     Request, Response, Status,
@@ -53,6 +53,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct AuthService {
     authority: Arc<Authority>,
+    revoker: Option<Arc<dyn TokenRevoker>>,
     counters: Arc<Counters>,
 }
 
@@ -63,12 +64,19 @@ pub struct Counters {
     refused: AtomicU64,
     issued: AtomicU64,
     not_issued: AtomicU64,
+    revoked: AtomicU64,
+    not_revoked: AtomicU64,
 }
 
 impl AuthService {
     /// Answers by this authority.
     pub fn new(authority: Arc<Authority>) -> Self {
-        Self { authority, counters: Arc::default() }
+        Self { authority, revoker: None, counters: Arc::default() }
+    }
+
+    /// Takes tokens back by this one; without one, nobody does.
+    pub fn revoking(self, revoker: Arc<dyn TokenRevoker>) -> Self {
+        Self { revoker: Some(revoker), ..self }
     }
 
     /// What it did so far, for `/metrics`.
@@ -161,6 +169,28 @@ impl auth_service_server::AuthService for AuthService {
         Ok(Response::new(IssueResponse { token: issued.token, expires_at_ms: issued.expires_at_ms }))
     }
 
+    async fn revoke(&self, request: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
+        let RevokeRequest { tokens, issued_before_ms } = request.into_inner();
+        let tokens = match tokens {
+            Some(revoke_request::Tokens::Jti(jti)) => RevokedTokens::Jti(jti),
+            Some(revoke_request::Tokens::Sub(sub)) => RevokedTokens::Issued { sub, before_ms: issued_before_ms },
+            None => return Err(Status::invalid_argument("name a jti or a sub")),
+        };
+        let Some(revoker) = &self.revoker else { return Err(Status::aborted("there is nowhere to keep revocations")) };
+        let revoked = revoker.revoke(tokens).await;
+        let counter = if revoked.is_ok() { &self.counters.revoked } else { &self.counters.not_revoked };
+        counter.fetch_add(1, Relaxed);
+        match revoked {
+            Ok(()) => Ok(Response::new(RevokeResponse {})),
+            Err(RevokeError::Invalid(why)) => Err(Status::invalid_argument(why)),
+            Err(RevokeError::Unavailable(why)) => {
+                tracing::warn!(why, "tokens could not be revoked");
+                // Not `unavailable`: this is an answer, and asking at once again would not change it.
+                Err(Status::aborted(why))
+            }
+        }
+    }
+
     async fn public_keys(&self, _: Request<PublicKeysRequest>) -> Result<Response<PublicKeysResponse>, Status> {
         Ok(Response::new(PublicKeysResponse { jwks: Authority::public_keys(&self.authority) }))
     }
@@ -178,6 +208,7 @@ impl Counters {
     /// The Prometheus text of all of them.
     pub fn metrics(&self) -> String {
         let [accepted, refused] = [&self.accepted, &self.refused].map(|count| count.load(Relaxed));
+        let [revoked, not_revoked] = [&self.revoked, &self.not_revoked].map(|count| count.load(Relaxed));
         let [issued, not_issued] = [&self.issued, &self.not_issued].map(|count| count.load(Relaxed));
         format!(
             "# HELP carillon_verifications_total Tokens checked, by outcome.\n\
@@ -187,7 +218,11 @@ impl Counters {
              # HELP carillon_issues_total Requests for a token, by outcome.\n\
              # TYPE carillon_issues_total counter\n\
              carillon_issues_total{{outcome=\"issued\"}} {issued}\n\
-             carillon_issues_total{{outcome=\"refused\"}} {not_issued}\n"
+             carillon_issues_total{{outcome=\"refused\"}} {not_issued}\n\
+             # HELP carillon_revocation_requests_total Requests to take tokens back, by outcome.\n\
+             # TYPE carillon_revocation_requests_total counter\n\
+             carillon_revocation_requests_total{{outcome=\"revoked\"}} {revoked}\n\
+             carillon_revocation_requests_total{{outcome=\"refused\"}} {not_revoked}\n"
         )
     }
 }

@@ -5,10 +5,14 @@ mod cached;
 mod grpc;
 mod kept_keys;
 mod known;
+mod revocations;
+mod revoked;
 
 pub use cached::CachedVerifier;
 pub use grpc::{BadAuthUrl, GrpcVerifier};
 pub use kept_keys::KeptKeys;
+pub use revocations::{News, REVOCATIONS, Revocations, Unrevoked};
+pub use revoked::{Revoked, TokenMark};
 
 use std::sync::Arc;
 
@@ -58,6 +62,37 @@ pub struct Issued {
     pub token: String,
     /// Unix milliseconds.
     pub expires_at_ms: u64,
+}
+
+/// Takes tokens back.
+pub trait TokenRevoker: Send + Sync + 'static {
+    /// Resolves when the revocation is stored and the gateways are being told.
+    fn revoke(&self, tokens: RevokedTokens) -> BoxFuture<'_, Result<(), RevokeError>>;
+}
+
+/// Which tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevokedTokens {
+    /// The one with this id.
+    Jti(String),
+    /// Those of a user, issued before a time or without saying when.
+    Issued {
+        /// The user.
+        sub: String,
+        /// Unix milliseconds; now, without it.
+        before_ms: Option<u64>,
+    },
+}
+
+/// Why nothing was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RevokeError {
+    /// No token can be like that.
+    #[error("{0}")]
+    Invalid(String),
+    /// Nobody could be asked, or store it: try again later.
+    #[error("can't revoke now: {0}")]
+    Unavailable(String),
 }
 
 /// Why a token was not accepted.

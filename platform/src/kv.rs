@@ -53,7 +53,12 @@ pub trait Kv: Send + Sync + 'static {
     fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<Entry>, KvError>>;
 
     /// All entries, in no particular order.
-    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, Entry)>, KvError>>;
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, Entry)>, KvError>> {
+        self.list_after(0)
+    }
+
+    /// The entries that were written after this revision. What was deleted since is not told.
+    fn list_after(&self, revision: Revision) -> BoxFuture<'_, Result<Vec<(String, Entry)>, KvError>>;
 
     /// Writes, whatever is there.
     fn put(&self, key: &str, value: Bytes) -> BoxFuture<'_, Result<Revision, KvError>>;

@@ -22,6 +22,8 @@ use futures_util::{
     future::{BoxFuture, poll_immediate},
 };
 
+use tokio::task::JoinHandle;
+
 use crate::{
     admin::{Admin, Readiness},
     bus::AwaitedBus,
@@ -152,6 +154,18 @@ impl ComingNats {
     where
         F: Future<Output = Result<(), Failure>> + Send,
     {
+        let _ = tokio::time::timeout(START_PATIENCE, self.spawn(process, start)).await;
+    }
+
+    /// As [`Self::then`], for a process that is at work without NATS: waits for nothing.
+    pub fn in_background(self, process: &Process) {
+        drop(self.spawn(process, async |_| Ok(())));
+    }
+
+    fn spawn<F>(self, process: &Process, start: impl FnOnce(Nats) -> F + Send + 'static) -> JoinHandle<()>
+    where
+        F: Future<Output = Result<(), Failure>> + Send,
+    {
         let (readiness, shutdown) = (process.readiness.clone(), process.shutdown.clone());
         let starting = async move {
             let nats = self.connecting.await.map_err(Failure::world)?;
@@ -159,15 +173,14 @@ impl ComingNats {
             readiness.set_started();
             Ok::<_, Failure>(())
         };
-        let starting = tokio::spawn(async move {
+        tokio::spawn(async move {
             tokio::select! {
                 started = starting => if let Err(failure) = started {
                     shutdown.fail("start", failure);
                 },
                 () = shutdown.draining() => {}
             }
-        });
-        let _ = tokio::time::timeout(START_PATIENCE, starting).await;
+        })
     }
 }
 

@@ -45,3 +45,15 @@ pub mod log {
     /// The format of every stored record; a reader refuses versions that it does not know.
     pub const VERSION: u32 = 1;
 }
+
+/// What every gateway has to hear: see `carillon/notice/v1/notice.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod notice {
+    include!(concat!(env!("OUT_DIR"), "/carillon.notice.v1.rs"));
+
+    /// The format of every notice and every stored revocation; a reader refuses versions that it does not know.
+    pub const VERSION: u32 = 1;
+
+    /// Where all gateways listen.
+    pub const SUBJECT: &str = "notice";
+}

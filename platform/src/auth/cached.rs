@@ -29,7 +29,8 @@ type UnderWay = Shared<oneshot::Receiver<Verified>>;
 /// A [`TokenVerifier`] that remembers the tokens that another one found good.
 ///
 /// Refused tokens are not remembered: a refusal may be mended the next second (a new key, a token whose time begins), and
-/// made-up tokens would push out the good ones. Repeats of one that are under way at the same time share their answer.
+/// made-up tokens would push out the good ones. Revocations are for whoever asks this one to look up: see
+/// [`Revocations`](super::Revocations). Repeats of one that are under way at the same time share their answer.
 pub struct CachedVerifier<V> {
     inner: Arc<Inner<V>>,
     /// Where the inner verifier is asked. A gateway's shards end one by one; a question that one of them asked may have
@@ -78,14 +79,14 @@ impl<V: TokenVerifier> CachedVerifier<V> {
             let mut state = self.inner.state.lock();
             if let Some(Known { claims, is_fresh: true }) = state.known.find(&key, now_ms) {
                 counters.fresh.fetch_add(1, Relaxed);
-                return self.open(&claims);
+                return Ok(claims.as_ref().clone());
             }
             state.under_way.entry(key).or_insert_with(|| self.ask(key, token, now_ms)).clone()
         };
         match answer.await.unwrap_or_else(|_| Err(VerifyError::Unavailable("the verifier broke".to_owned()))) {
             Ok(claims) => {
                 counters.asked.fetch_add(1, Relaxed);
-                self.open(&claims)
+                Ok(claims.as_ref().clone())
             }
             Err(VerifyError::Refused(why)) => {
                 counters.refused.fetch_add(1, Relaxed);
@@ -99,15 +100,9 @@ impl<V: TokenVerifier> CachedVerifier<V> {
                     return Err(VerifyError::Unavailable(why));
                 };
                 counters.aged.fetch_add(1, Relaxed);
-                self.open(&known.claims)
+                Ok(known.claims.as_ref().clone())
             }
         }
-    }
-
-    /// Every verified token passes here before it opens a door, whether it was verified just now or earlier. What can end
-    /// a token between two verifications (a revocation) is to be looked up here and nowhere else.
-    fn open(&self, claims: &Claims) -> Result<Claims, VerifyError> {
-        Ok(claims.clone())
     }
 
     /// Goes on when whoever asked first has gone: the others still wait, and the answer is worth remembering.

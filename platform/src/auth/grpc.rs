@@ -8,7 +8,10 @@ use std::{
 };
 
 use carillon_proto::{
-    auth::{self, PublicKeysRequest, VerifyRequest, auth_service_client::AuthServiceClient, verify_response},
+    auth::{
+        self, PublicKeysRequest, RevokeRequest, VerifyRequest, auth_service_client::AuthServiceClient, revoke_request,
+        verify_response,
+    },
     claims::Claims,
 };
 use futures_util::future::BoxFuture;
@@ -18,7 +21,9 @@ use tonic::{
     transport::{Channel, ClientTlsConfig, Endpoint},
 };
 
-use super::{IssueError, IssueRequest, Issued, TokenIssuer, TokenVerifier, VerifyError};
+use super::{
+    IssueError, IssueRequest, Issued, RevokeError, RevokedTokens, TokenIssuer, TokenRevoker, TokenVerifier, VerifyError,
+};
 use crate::settings::Url;
 
 /// How long one question may take, its wait for a place, a new connection and a second attempt included. Well below
@@ -90,7 +95,7 @@ impl GrpcVerifier {
     }
 
     /// Asks once, and once more where the first attempt did not get through: a connection that the other side has closed
-    /// is often noticed by the next question only. Both questions change nothing there, so asking twice is safe.
+    /// is often noticed by the next question only. Said twice, no question comes to more than said once.
     async fn ask<Q: Clone, A>(
         &self,
         question: Q,
@@ -159,7 +164,8 @@ fn got_lost(status: &Status) -> bool {
 
 /// Whether nobody was there to answer, as opposed to an answer that says no.
 fn is_missing(status: &Status) -> bool {
-    !matches!(status.code(), Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition | Code::ResourceExhausted)
+    use Code::{Aborted, FailedPrecondition, InvalidArgument, OutOfRange, ResourceExhausted};
+    !matches!(status.code(), Aborted | InvalidArgument | OutOfRange | FailedPrecondition | ResourceExhausted)
 }
 
 /// The causes are where a transport error says what happened.
@@ -199,6 +205,26 @@ impl TokenVerifier for GrpcVerifier {
                 Err(status) if status.code() == Code::OutOfRange => Err(VerifyError::Refused(told(&status))),
                 Err(status) => Err(VerifyError::Unavailable(told(&status))),
             }
+        })
+    }
+}
+
+impl TokenRevoker for GrpcVerifier {
+    fn revoke(&self, tokens: RevokedTokens) -> BoxFuture<'_, Result<(), RevokeError>> {
+        Box::pin(async move {
+            let question = match tokens {
+                RevokedTokens::Jti(jti) => {
+                    RevokeRequest { tokens: Some(revoke_request::Tokens::Jti(jti)), issued_before_ms: None }
+                }
+                RevokedTokens::Issued { sub, before_ms } => {
+                    RevokeRequest { tokens: Some(revoke_request::Tokens::Sub(sub)), issued_before_ms: before_ms }
+                }
+            };
+            let answer = self.ask(question, async |mut client, request| client.revoke(request).await).await;
+            answer.map(drop).map_err(|status| match status.code() {
+                Code::InvalidArgument | Code::OutOfRange => RevokeError::Invalid(told(&status)),
+                _ => RevokeError::Unavailable(told(&status)),
+            })
         })
     }
 }

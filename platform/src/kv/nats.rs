@@ -185,17 +185,19 @@ impl NatsKv {
         Err(KvError::Conflict)
     }
 
-    async fn all(&self) -> Result<Vec<(String, Entry)>, KvError> {
+    async fn all_after(&self, after: Revision) -> Result<Vec<(String, Entry)>, KvError> {
         let state = self.stream.get_info().await.map_err(unavailable)?.state;
         let mut entries = Vec::new();
-        if state.messages == 0 {
+        if state.messages == 0 || state.last_sequence <= after {
             return Ok(entries);
         }
-        let config = OrderedConfig {
-            deliver_policy: DeliverPolicy::LastPerSubject,
-            filter_subject: format!("$KV.{}.>", self.bucket.name),
-            ..OrderedConfig::default()
+        let deliver_policy = match after {
+            0 => DeliverPolicy::LastPerSubject,
+            // The bucket keeps one message per key: what comes after is the newest of its key.
+            _ => DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
         };
+        let config =
+            OrderedConfig { deliver_policy, filter_subject: format!("$KV.{}.>", self.bucket.name), ..OrderedConfig::default() };
         let consumer = self.stream.create_consumer(config).await.map_err(unavailable)?;
         let mut messages = consumer.messages().await.map_err(unavailable)?;
         let prefix = format!("$KV.{}.", self.bucket.name);
@@ -227,8 +229,8 @@ impl Kv for NatsKv {
         .boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, Entry)>, KvError>> {
-        async move { self.while_up(self.all()).await }.boxed()
+    fn list_after(&self, revision: Revision) -> BoxFuture<'_, Result<Vec<(String, Entry)>, KvError>> {
+        async move { self.while_up(self.all_after(revision)).await }.boxed()
     }
 
     fn put(&self, key: &str, value: Bytes) -> BoxFuture<'_, Result<Revision, KvError>> {

@@ -151,6 +151,11 @@ pub(crate) async fn lists_are_whole(world: &impl World) {
     for n in (0..300).step_by(3) {
         kv.put(&format!("key {n}"), format!("again {n}").into()).await.unwrap();
     }
+    let before = kv.put("key 1", "late".into()).await.unwrap();
+    assert_eq!(kv.list_after(before).await, Ok(vec![]));
+    let revision = kv.put("key 2", "later".into()).await.unwrap();
+    let later = ("key 2".to_owned(), Entry { value: "later".into(), revision });
+    assert_eq!(kv.list_after(before).await, Ok(vec![later]));
     let all = listed(&kv).await;
     assert_eq!(all.len(), 300);
     assert_eq!((&all["key 3"][..], &all["key 4"][..]), (&b"again 3"[..], &b"4"[..]));

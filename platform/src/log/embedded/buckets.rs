@@ -109,12 +109,13 @@ impl Kv for EmbeddedKv {
         .boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<(String, Entry)>, KvError>> {
+    fn list_after(&self, revision: Revision) -> BoxFuture<'_, Result<Vec<(String, Entry)>, KvError>> {
         let bucket = self.bucket;
         async move {
             let found = self.log.read_store(move |reads| reads.entries(bucket.name)).await.map_err(broken)?;
             let now = now_ms();
-            let live = found.into_iter().filter(|(_, found)| !found.is_over(bucket.max_age, now));
+            let live =
+                found.into_iter().filter(|(_, found)| found.entry.revision > revision && !found.is_over(bucket.max_age, now));
             Ok(live.map(|(key, found)| (key, found.entry)).collect())
         }
         .boxed()

@@ -1,0 +1,334 @@
+//! What a gateway knows of the tokens that were taken back. The bucket is the truth; a notice on the bus makes it fast; the
+//! bucket is read again every few seconds and whenever the bus comes back, so that a lost notice is a late one. A token is
+//! refused here however it was found good before.
+//!
+//! ```text
+//!   writer ─▶ bucket ──── read, read again ──▶ set ─▶ check (every token, every connection after it is registered)
+//!       ╰───▶ notice ────────────────────────▶ set ─▶ news ─▶ shards close what is covered
+//! ```
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use carillon_proto::{
+    claims::Claims,
+    notice::{self, Notice, Revocation, notice::Notice as Told},
+};
+use futures_util::future::BoxFuture;
+use parking_lot::RwLock;
+use prost::Message as _;
+use tokio::{
+    sync::{broadcast, watch},
+    time::{Instant, sleep},
+};
+
+use super::{Revoked, TokenMark, TokenVerifier, VerifyError};
+use crate::{
+    bus::{Bus, Subscription},
+    kv::{Bucket, Buckets, Kv, KvError, Revision},
+};
+
+/// Where revocations are kept.
+pub const REVOCATIONS: Bucket = Bucket::new("revocations");
+
+/// How often the bucket is read for what no notice told.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+
+/// So many reads of what is new, then one of all: a bucket that was lost and made anew counts its writes from the start.
+const READS_BETWEEN_WHOLE: u32 = 12;
+
+/// The pause after a failure.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// News that may wait for one shard. One that has no room for more looks at all its connections instead.
+const NEWS: usize = 256;
+
+/// What shards have to act on.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// Tokens were taken back: look at every connection again.
+    Revoked,
+    /// Close all connections of this user.
+    Disconnect(Arc<str>),
+}
+
+/// The tokens that were taken back, as far as this process knows.
+pub struct Revocations {
+    set: RwLock<Revoked>,
+    /// Whether the bucket was read at all: until then nobody knows who may come in.
+    is_known: watch::Sender<bool>,
+    news: broadcast::Sender<News>,
+    start: Instant,
+    read_ms: AtomicU64,
+    is_cut_off: AtomicBool,
+}
+
+impl Default for Revocations {
+    fn default() -> Self {
+        Self {
+            set: RwLock::default(),
+            is_known: watch::Sender::new(false),
+            news: broadcast::Sender::new(NEWS),
+            start: Instant::now(),
+            read_ms: AtomicU64::new(0),
+            is_cut_off: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Revocations {
+    /// Whether a verified token was taken back since.
+    ///
+    /// # Errors
+    /// [`VerifyError::Refused`] if it was, [`VerifyError::Unavailable`] while nobody knows.
+    pub fn check(&self, claims: &Claims) -> Result<(), VerifyError> {
+        if !*self.is_known.borrow() {
+            return Err(VerifyError::Unavailable("the revocations were not read yet".to_owned()));
+        }
+        match self.covers(&claims.sub, TokenMark::of(claims)) {
+            true => Err(VerifyError::Refused("revoked".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a token of this user was taken back.
+    pub fn covers(&self, sub: &str, mark: TokenMark) -> bool {
+        let set = self.set.read();
+        !set.is_empty() && set.covers(sub, mark)
+    }
+
+    /// See [`Revoked::not_covered_from`].
+    pub fn not_covered_from(&self, sub: &str) -> u64 {
+        self.set.read().not_covered_from(sub)
+    }
+
+    /// What happens from here on.
+    pub fn news(&self) -> broadcast::Receiver<News> {
+        self.news.subscribe()
+    }
+
+    /// Waits until the bucket was read once.
+    pub async fn wait_until_known(&self) {
+        let _ = self.is_known.subscribe().wait_for(|is_known| *is_known).await;
+    }
+
+    /// Keeps the set; never ends. A bucket that can't be read is tried again, and what is known holds meanwhile.
+    pub async fn keep(self: Arc<Self>, bus: Arc<dyn Bus>, buckets: Arc<dyn Buckets>) {
+        let listening = self.clone();
+        tokio::join!(listening.listen(&*bus), self.read(&*buckets));
+    }
+
+    async fn listen(&self, bus: &dyn Bus) {
+        loop {
+            match bus.subscribe(notice::SUBJECT).await {
+                Ok(subscription) => self.take_notices(subscription).await,
+                Err(error) => tracing::warn!(%error, "can't listen to notices yet"),
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn take_notices(&self, mut subscription: Subscription) {
+        while let Some(bytes) = subscription.next().await {
+            match Notice::decode(bytes) {
+                Ok(Notice { version: notice::VERSION, notice: Some(told) }) => self.on_notice(told),
+                Ok(_) => tracing::debug!("a notice of another version"),
+                Err(error) => tracing::debug!(%error, "a notice that is none"),
+            }
+        }
+    }
+
+    fn on_notice(&self, told: Told) {
+        match told {
+            Told::Revoked(revocation) => self.take([revocation]),
+            // Nobody is there to hear it while no shard runs.
+            Told::Disconnect(user) => drop(self.news.send(News::Disconnect(user.into()))),
+        }
+    }
+
+    fn take(&self, revocations: impl IntoIterator<Item = Revocation>) {
+        let is_news = {
+            let mut set = self.set.write();
+            revocations.into_iter().filter(|revocation| set.add(revocation)).count() > 0
+        };
+        if is_news {
+            let _ = self.news.send(News::Revoked);
+        }
+    }
+
+    async fn read(&self, buckets: &dyn Buckets) {
+        let kv = loop {
+            match buckets.open(REVOCATIONS).await {
+                Ok(kv) => break kv,
+                Err(error) => self.on_cut_off(&error),
+            }
+            sleep(PAUSE).await;
+        };
+        let (mut seen, mut reads) = (0, 0);
+        loop {
+            let after = if reads % READS_BETWEEN_WHOLE == 0 { 0 } else { seen };
+            match self.read_after(&*kv, after).await {
+                Ok(newest) => {
+                    (seen, reads) = (newest.unwrap_or(after), reads + 1);
+                    sleep(READ_AGAIN).await;
+                }
+                Err(error) => {
+                    self.on_cut_off(&error);
+                    reads = 0;
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// The newest revision, if there is anything.
+    async fn read_after(&self, kv: &dyn Kv, after: Revision) -> Result<Option<Revision>, KvError> {
+        let entries = kv.list_after(after).await?;
+        let newest = entries.iter().map(|(_, entry)| entry.revision).max();
+        self.take(entries.into_iter().filter_map(|(_, entry)| Revocation::decode(entry.value).ok()));
+        self.set.write().forget(now_ms());
+        self.read_ms.store(self.start.elapsed().as_millis() as u64, Relaxed);
+        if self.is_cut_off.swap(false, Relaxed) {
+            tracing::info!("the revocations can be read again");
+        }
+        self.is_known.send_if_modified(|is_known| !std::mem::replace(is_known, true));
+        Ok(newest)
+    }
+
+    /// One line when the bucket goes, not one for each try.
+    fn on_cut_off(&self, error: &KvError) {
+        if !self.is_cut_off.swap(true, Relaxed) {
+            tracing::warn!(%error, "the revocations can't be read now; what is known holds");
+        }
+    }
+
+    /// The Prometheus text of what it knows.
+    pub fn metrics(&self) -> String {
+        let age = self.start.elapsed().as_millis() as u64 - self.read_ms.load(Relaxed);
+        format!(
+            "# HELP carillon_revocations Revocations that this process knows.\n\
+             # TYPE carillon_revocations gauge\n\
+             carillon_revocations {}\n\
+             # HELP carillon_revocations_age_seconds Time since the revocations were last read.\n\
+             # TYPE carillon_revocations_age_seconds gauge\n\
+             carillon_revocations_age_seconds {}\n",
+            self.set.read().len(),
+            age / 1000,
+        )
+    }
+}
+
+/// A [`TokenVerifier`] that refuses what was taken back, whatever another one or its cache says.
+pub struct Unrevoked<V> {
+    verifier: V,
+    revocations: Arc<Revocations>,
+}
+
+impl<V: TokenVerifier> Unrevoked<V> {
+    /// Asks that verifier first.
+    pub fn new(verifier: V, revocations: Arc<Revocations>) -> Self {
+        Self { verifier, revocations }
+    }
+}
+
+impl<V: TokenVerifier> TokenVerifier for Unrevoked<V> {
+    fn verify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Claims, VerifyError>> {
+        Box::pin(async move {
+            let claims = self.verifier.verify(token).await?;
+            self.revocations.check(&claims)?;
+            Ok(claims)
+        })
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::notice::revocation::Tokens;
+
+    use super::*;
+    use crate::{bus::InProcessBus, kv::EmbeddedBuckets, log::EmbeddedLog};
+
+    struct World {
+        _folder: tempfile::TempDir,
+        bus: Arc<InProcessBus>,
+        buckets: Arc<EmbeddedBuckets>,
+        kv: Arc<dyn Kv>,
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let buckets = Arc::new(EmbeddedBuckets::of(Arc::new(EmbeddedLog::open(folder.path()).unwrap())));
+            let kv = buckets.open(REVOCATIONS).await.unwrap();
+            Self { _folder: folder, bus: Arc::new(InProcessBus::new()), buckets, kv }
+        }
+
+        fn start(&self) -> Arc<Revocations> {
+            let revocations = Arc::new(Revocations::default());
+            tokio::spawn(revocations.clone().keep(self.bus.clone(), self.buckets.clone()));
+            revocations
+        }
+    }
+
+    fn revocation(jti: &str) -> Revocation {
+        Revocation { version: notice::VERSION, tokens: Some(Tokens::Jti(jti.to_owned())), until_ms: 0 }
+    }
+
+    fn claims(jti: &str) -> Claims {
+        serde_json::from_str(&format!(r#"{{"sub":"ada","exp":9,"jti":"{jti}"}}"#)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn nobody_comes_in_before_the_first_read() {
+        let revocations = Revocations::default();
+        assert!(matches!(revocations.check(&claims("a")), Err(VerifyError::Unavailable(_))));
+    }
+
+    #[tokio::test]
+    async fn stored_revocations_are_read_at_the_start() {
+        let world = World::new().await;
+        world.kv.put("a", revocation("a").encode_to_vec().into()).await.unwrap();
+        world.kv.put("odd", "\u{0}garbage".into()).await.unwrap();
+        let revocations = world.start();
+        revocations.wait_until_known().await;
+        assert_eq!(revocations.check(&claims("a")), Err(VerifyError::Refused("revoked".to_owned())));
+        assert_eq!(revocations.check(&claims("b")), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn notice_is_news_once() {
+        let world = World::new().await;
+        let revocations = world.start();
+        revocations.wait_until_known().await;
+        let mut news = revocations.news();
+        let told = |told| Notice { version: notice::VERSION, notice: Some(told) }.encode_to_vec();
+        let disconnect = told(Told::Disconnect("ada".to_owned()));
+        // Twice, and garbage between: the second is none.
+        for bytes in [told(Told::Revoked(revocation("a"))), vec![255; 9], told(Told::Revoked(revocation("a"))), disconnect] {
+            world.bus.publish(notice::SUBJECT, bytes.into());
+        }
+        assert!(matches!(news.recv().await, Ok(News::Revoked)));
+        assert!(matches!(news.recv().await, Ok(News::Disconnect(user)) if *user == *"ada"));
+        assert!(revocations.check(&claims("a")).is_err());
+    }
+
+    #[tokio::test]
+    async fn lost_notice_is_a_late_one() {
+        let world = World::new().await;
+        let revocations = world.start();
+        revocations.wait_until_known().await;
+        let mut news = revocations.news();
+        world.kv.put("a", revocation("a").encode_to_vec().into()).await.unwrap();
+        assert!(matches!(news.recv().await, Ok(News::Revoked)));
+        assert!(revocations.check(&claims("a")).is_err());
+    }
+}
