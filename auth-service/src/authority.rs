@@ -7,7 +7,7 @@ use std::{
 };
 
 use carillon_platform::{
-    auth::{IssueError, IssueRequest, Issued, Revocations, TokenIssuer, TokenVerifier, VerifyError},
+    auth::{IssueError, IssueRequest, Issued, TokenIssuer, TokenVerifier, VerifyError},
     settings::Settings,
 };
 use carillon_proto::{
@@ -33,7 +33,6 @@ pub struct Authority {
     max_ttl_s: Option<u64>,
     token_bytes: usize,
     default_grants: Option<Vec<Grant>>,
-    revocations: Arc<Revocations>,
 }
 
 impl Authority {
@@ -52,14 +51,7 @@ impl Authority {
             max_ttl_s: jwt.max_ttl_s,
             token_bytes: settings.limits.token_bytes,
             default_grants: jwt.default_grants.clone(),
-            revocations: Arc::default(),
         })
-    }
-
-    /// What it knows of tokens that were taken back: nothing, unless somebody keeps it. Only new tokens depend on it here;
-    /// who is let in is for the gateways.
-    pub fn revocations(&self) -> Arc<Revocations> {
-        self.revocations.clone()
     }
 
     /// The longest token that is looked at.
@@ -184,14 +176,12 @@ impl Authority {
         let signing = signing
             .ok_or_else(|| IssueError::Unavailable("no key to sign with: set jwt.private_key or jwt.secret".to_owned()))?;
         self.check_request(request)?;
-        let now_s = now_ms / 1000;
-        // All of a user's tokens were taken back within this second: the new one is none of them.
-        let earliest_s = self.revocations.not_covered_from(&request.sub).div_ceil(1000);
-        let iat = if earliest_s == now_s + 1 { earliest_s } else { now_s };
+        let iat = now_ms / 1000;
         let claims = NewClaims {
             sub: &request.sub,
             exp: iat + request.ttl_s,
             iat,
+            iat_ms: now_ms,
             jti: uuid::Uuid::new_v4().to_string(),
             iss: self.issuer.as_deref(),
             aud: self.audience.as_deref(),
@@ -257,6 +247,7 @@ struct NewClaims<'a> {
     sub: &'a str,
     exp: u64,
     iat: u64,
+    iat_ms: u64,
     jti: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<&'a str>,

@@ -18,7 +18,6 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let authority = Arc::new(authority);
     let nats = ComingNats::begin(&process.settings, Program::Auth).await?;
     let revoker = Arc::new(Revoker::new(&process.settings, nats.buckets.clone(), nats.bus.clone()));
-    tokio::spawn(authority.revocations().keep(nats.bus.clone(), nats.buckets.clone()));
     tokio::spawn(revoker.clone().sweep());
     let auth = AuthService::new(authority.clone()).revoking(revoker);
     let listener = service::bind("--listen", process.settings.listen)?;

@@ -6,11 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use carillon_auth::{Authority, dev_key};
+use carillon_auth::{Authority, Revoker, dev_key};
 use carillon_fanout::Fanout;
 use carillon_gateway::{Config, Counters, Gateway};
 use carillon_platform::{
     admin,
+    auth::Revocations,
     bus::InProcessBus,
     kv::EmbeddedBuckets,
     log::EmbeddedLog,
@@ -96,13 +97,18 @@ impl AllInOne {
         let bus = Arc::new(InProcessBus::new());
         let buckets = Arc::new(EmbeddedBuckets::of(self.log.clone()));
         let fanout = Fanout::new(settings, self.log.clone(), bus.clone());
+        let revocations = Arc::new(Revocations::default());
+        let revoker = Arc::new(Revoker::new(settings, buckets.clone(), bus.clone()));
+        tokio::spawn(revocations.clone().keep(bus.clone(), buckets.clone()));
+        tokio::spawn(revoker.clone().sweep());
         let (gateway_metrics, appends) = (counters.clone(), fanout.counters.clone());
-        let (keys, authority) = (self.authority.clone(), self.authority.clone());
+        let (keys, authority, known) = (self.authority.clone(), self.authority.clone(), revocations.clone());
         let admin = self.process.serve_admin(|admin| {
             admin
                 .metrics(move || gateway_metrics.metrics())
                 .metrics(move || appends.metrics())
                 .metrics(move || authority.metrics())
+                .metrics(move || known.metrics())
                 .route("/.well-known/jwks.json", move || admin::json("application/jwk-set+json", keys.public_keys()))
         })?;
         tokio::spawn(self.authority.clone().keep_keys());
@@ -117,10 +123,14 @@ impl AllInOne {
             bus,
             buckets,
             verifier: self.authority.clone(),
+            issuer: self.authority.clone(),
+            revoker,
+            revocations: revocations.clone(),
             pages: if self.mode == Mode::Dev { PAGES } else { &[] },
             counters,
         };
         self.authority.wait_for_keys(Authority::KEYS_PATIENCE).await;
+        revocations.wait_until_known().await;
         readiness.set_started();
         self.process.announce(Some(self.listen), admin, more);
         let served = gateway.run(self.listener, shutdown.clone()).await;

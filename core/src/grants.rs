@@ -39,6 +39,10 @@ permits! {
     MayWatch,
 }
 
+/// Leave to issue tokens, to take them back, to disconnect users.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MayActForOthers(());
+
 impl Grants {
     /// The rights that a verified token gives; `None` is the default of the protocol.
     pub fn new(user: UserId, listed: Option<Vec<Grant>>) -> Self {
@@ -77,7 +81,13 @@ impl Grants {
 
     /// May this user act for others? The grant names no room then: any `admin` counts.
     pub fn is_admin(&self) -> bool {
-        self.listed.iter().flatten().any(|grant| grant.can.contains(&Operation::Admin))
+        self.act_for_others().is_some()
+    }
+
+    /// The same, as leave to do it.
+    pub fn act_for_others(&self) -> Option<MayActForOthers> {
+        let is_admin = self.listed.iter().flatten().any(|grant| grant.can.contains(&Operation::Admin));
+        is_admin.then_some(MayActForOthers(()))
     }
 
     fn allows(&self, operation: Operation, room: &RoomName) -> bool {

@@ -155,6 +155,15 @@ impl Session {
         self.on_bad(BadFrame { code: ErrorCode::BadRequest, message, reference: None }, now_ms)
     }
 
+    /// A WebSocket ping came in: whether it is answered. Each costs an answer, so they count as frames.
+    pub fn on_ping(&mut self, limits: &SessionLimits, now_ms: u64) -> Result<bool, Close> {
+        match self.frames.take(limits.frames, now_ms) {
+            Ok(()) => Ok(true),
+            Err(_) if self.excess.on_refused(now_ms) => Err(Close::RateLimited),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// A newer token of the same user takes over.
     pub fn on_refreshed(&mut self, grants: Arc<Grants>, expires_at_ms: u64) -> Result<(), AnotherUser> {
         if grants.user() != self.grants.user() {

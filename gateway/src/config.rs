@@ -17,8 +17,10 @@ pub struct Config {
     pub outbox_bytes: usize,
     /// Of one shard: its part of the whole.
     pub outbox_total_bytes: usize,
-    /// Of one shard: its part of the whole.
+    /// Of all shards together.
     pub connections: usize,
+    /// Of one shard: its part of the whole.
+    pub unauthenticated: usize,
     pub token_bytes: usize,
     pub handshake_ms: u64,
     pub heartbeat_interval_ms: u64,
@@ -59,7 +61,8 @@ impl Config {
             frame_bytes: limits.frame_bytes,
             outbox_bytes: limits.outbox_bytes,
             outbox_total_bytes: limits.outbox_total_bytes / shards,
-            connections: limits.connections.map_or(usize::MAX, |all| all.div_ceil(shards)),
+            connections: limits.connections.unwrap_or(usize::MAX),
+            unauthenticated: limits.unauthenticated.div_ceil(shards),
             token_bytes: limits.token_bytes,
             handshake_ms: limits.handshake_ms,
             heartbeat_interval_ms: settings.heartbeat.interval_ms,

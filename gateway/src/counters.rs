@@ -6,7 +6,7 @@ use std::{
     fmt::Write as _,
     sync::{
         Mutex,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -24,6 +24,9 @@ pub struct Counters {
     repairs: AtomicU64,
     publishes: AtomicU64,
     closes: Mutex<BTreeMap<u16, u64>>,
+    /// Connections of all shards that have a place now; not a number that lags, as the others are.
+    places: AtomicUsize,
+    strangers_evicted: AtomicU64,
 }
 
 /// What one shard has counted and told so far.
@@ -43,6 +46,21 @@ struct Told {
 }
 
 impl Counters {
+    /// Takes a place for a connection, if fewer than `most` are taken.
+    pub(crate) fn take_place(&self, most: usize) -> bool {
+        self.places.fetch_update(Relaxed, Relaxed, |taken| (taken < most).then_some(taken + 1)).is_ok()
+    }
+
+    /// The connection has gone.
+    pub(crate) fn leave_place(&self) {
+        self.places.fetch_sub(1, Relaxed);
+    }
+
+    /// A socket that had shown no token yet was closed for another one.
+    pub(crate) fn on_stranger_evicted(&self) {
+        self.strangers_evicted.fetch_add(1, Relaxed);
+    }
+
     /// A connection was closed by this server.
     pub(crate) fn on_close(&self, code: u16) {
         *self.closes.lock().expect("nobody panics while counting").entry(code).or_default() += 1;
@@ -76,6 +94,11 @@ impl Counters {
             ("carillon_deliveries_sent_total", "Messages that members were sent.", &self.deliveries_out),
             ("carillon_attaches_total", "Rooms attached at their owner.", &self.attaches),
             ("carillon_repairs_total", "Links to owners that broke and were opened anew.", &self.repairs),
+            (
+                "carillon_strangers_evicted_total",
+                "Sockets closed before they had shown a token, because of limits.unauthenticated.",
+                &self.strangers_evicted,
+            ),
             ("carillon_publishes_total", "Messages that clients published.", &self.publishes),
         ];
         for (name, help, value) in counters {

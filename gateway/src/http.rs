@@ -3,20 +3,26 @@
 
 mod body;
 pub(crate) mod cors;
+mod others;
 mod rates;
 pub(crate) mod reply;
 mod request;
 mod rooms;
 mod router;
+mod strangers;
 mod token;
 
 use std::{cell::RefCell, convert::Infallible, future::Future, io, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use carillon_platform::auth::TokenVerifier;
+use carillon_platform::{
+    auth::{KeptKeys, Revocations, TokenIssuer, TokenRevoker, TokenVerifier},
+    bus::Bus,
+};
 use http_body_util::Full;
 use hyper::{
     Response,
+    body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -27,9 +33,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Gateway, Page, config::Config, shard::Shard};
+use crate::{Counters, Gateway, Page, config::Config, shard::Shard};
 pub(crate) use rates::Rates;
 pub(crate) use request::{AT_ONCE as REQUESTS_AT_ONCE, REFERENCE, Request};
+use strangers::{Stranger, Strangers};
 
 /// An answer on its way.
 pub(crate) type Reply = Response<Full<Bytes>>;
@@ -45,25 +52,48 @@ const PREFACE: &[u8] = b"PRI";
 /// The pause before another look at the first bytes, where fewer than [`PREFACE`] have come.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 
+/// What all shards of a gateway share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    /// How fast users may ask.
+    pub(crate) rates: Arc<Rates>,
+    /// The public keys, as the auth service tells them.
+    pub(crate) keys: Arc<KeptKeys>,
+}
+
 /// What every request of a shard needs.
 pub(crate) struct Front {
     pub(crate) config: Config,
     pub(crate) shard: Rc<RefCell<Shard>>,
     verifier: Arc<dyn TokenVerifier>,
+    issuer: Arc<dyn TokenIssuer>,
+    revoker: Arc<dyn TokenRevoker>,
+    revocations: Arc<Revocations>,
+    bus: Arc<dyn Bus>,
+    strangers: Rc<Strangers>,
+    counters: Arc<Counters>,
     pages: &'static [Page],
     rates: Arc<Rates>,
+    keys: Arc<KeptKeys>,
     draining: CancellationToken,
     sockets: TaskTracker,
 }
 
 impl Front {
-    pub(crate) fn new(gateway: &Gateway, rates: Arc<Rates>, shard: Rc<RefCell<Shard>>, draining: CancellationToken) -> Self {
+    pub(crate) fn new(gateway: &Gateway, shared: Shared, shard: Rc<RefCell<Shard>>, draining: CancellationToken) -> Self {
         Self {
             config: gateway.config.clone(),
             shard,
             verifier: gateway.verifier.clone(),
+            issuer: gateway.issuer.clone(),
+            revoker: gateway.revoker.clone(),
+            revocations: gateway.revocations.clone(),
+            bus: gateway.bus.clone(),
+            strangers: Strangers::new(gateway.config.unauthenticated),
+            counters: gateway.counters.clone(),
             pages: gateway.pages,
-            rates,
+            rates: shared.rates,
+            keys: shared.keys,
             draining,
             sockets: TaskTracker::new(),
         }
@@ -79,20 +109,40 @@ impl Front {
 /// Serves a socket until it becomes a connection of another kind, or ends.
 pub(crate) fn spawn(front: Rc<Front>, stream: TcpStream) {
     let sockets = front.sockets.clone();
+    let (stranger, someone_went) = front.strangers.come();
+    if someone_went {
+        front.counters.on_stranger_evicted();
+    }
+    let stranger = Rc::new(stranger);
     tokio::task::spawn_local(sockets.track_future(async move {
-        let patience = Duration::from_millis(front.config.handshake_ms);
-        let speaks = tokio::select! {
-            speaks = timeout(patience, speaks_http2(&stream)) => speaks,
-            // Nothing was asked yet, and nothing will be served.
-            () = front.draining.cancelled() => return,
-        };
-        // What goes wrong here goes wrong on the client's side of the socket, and it is told by hyper where it can be.
-        match speaks {
-            Ok(Ok(true)) => serve_http2(front, stream).await,
-            Ok(Ok(false)) => serve_http1(front, stream, patience).await,
-            Ok(Err(_)) | Err(_) => {}
+        tokio::select! {
+            () = serve(front, stream, stranger.clone()) => {}
+            () = stranger.evicted() => {}
         }
     }));
+}
+
+async fn serve(front: Rc<Front>, stream: TcpStream, stranger: Rc<Stranger>) {
+    let patience = Duration::from_millis(front.config.handshake_ms);
+    let speaks = tokio::select! {
+        speaks = timeout(patience, speaks_http2(&stream)) => speaks,
+        // Nothing was asked yet, and nothing will be served.
+        () = front.draining.cancelled() => return,
+    };
+    // What goes wrong here goes wrong on the client's side of the socket, and it is told by hyper where it can be.
+    match speaks {
+        Ok(Ok(true)) => serve_http2(front, stream, stranger).await,
+        Ok(Ok(false)) => serve_http1(front, stream, stranger, patience).await,
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+async fn answer(front: &Rc<Front>, stranger: &Stranger, request: hyper::Request<Incoming>) -> Result<Reply, Infallible> {
+    let reply = router::answer(front, request).await;
+    if reply.status().is_success() {
+        stranger.is_known();
+    }
+    Ok(reply)
 }
 
 /// Looks at the first bytes without taking them, so that HTTP/1.1 is served as if nobody had looked.
@@ -108,15 +158,15 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn serve_http1(front: Rc<Front>, stream: TcpStream, patience: Duration) {
+async fn serve_http1(front: Rc<Front>, stream: TcpStream, stranger: Rc<Stranger>, patience: Duration) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new());
     builder.header_read_timeout(patience);
     builder.max_buf_size(HEAD_BYTES);
     let draining = front.draining.clone();
     let service = service_fn(move |request| {
-        let front = front.clone();
-        async move { Ok::<_, Infallible>(router::answer(&front, request).await) }
+        let (front, stranger) = (front.clone(), stranger.clone());
+        async move { answer(&front, &stranger, request).await }
     });
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     tokio::select! {
@@ -128,7 +178,7 @@ async fn serve_http1(front: Rc<Front>, stream: TcpStream, patience: Duration) {
     }
 }
 
-async fn serve_http2(front: Rc<Front>, stream: TcpStream) {
+async fn serve_http2(front: Rc<Front>, stream: TcpStream, stranger: Rc<Stranger>) {
     let mut builder = http2::Builder::new(OnThisThread);
     builder.timer(TokioTimer::new());
     builder.max_header_list_size(HEAD_BYTES as u32);
@@ -139,8 +189,8 @@ async fn serve_http2(front: Rc<Front>, stream: TcpStream) {
     builder.keep_alive_timeout(Duration::from_millis(front.config.heartbeat_timeout_ms));
     let draining = front.draining.clone();
     let service = service_fn(move |request| {
-        let front = front.clone();
-        async move { Ok::<_, Infallible>(router::answer(&front, request).await) }
+        let (front, stranger) = (front.clone(), stranger.clone());
+        async move { answer(&front, &stranger, request).await }
     });
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use carillon_core::rooms::{Conn, Doors};
+use carillon_platform::auth::TokenMark;
 use carillon_proto::{
     codes::Close,
     frame::{Outgoing, ServerFrame},
@@ -19,6 +20,9 @@ use crate::{
 pub(crate) struct Hub {
     /// Boxed: an empty place costs a pointer, and a connection moves out whole when it closes.
     connections: Vec<Option<Box<Connection>>>,
+    /// What the token of each is known by, should it be taken back; by place. Inside, it would cost each connection the next
+    /// size of what the allocator gives out.
+    marks: Vec<TokenMark>,
     /// First half of connection ids.
     shard_id: String,
     told: carillon_proto::frame::Limits,
@@ -36,6 +40,7 @@ impl Hub {
     pub(crate) fn new(shard_id: String, config: &Config) -> Self {
         Self {
             connections: Vec::new(),
+            marks: Vec::new(),
             shard_id,
             told: config.told,
             outbox_bytes: config.outbox_bytes,
@@ -46,11 +51,13 @@ impl Hub {
         }
     }
 
-    pub(crate) fn insert(&mut self, conn: Conn, connection: Box<Connection>) {
+    pub(crate) fn insert(&mut self, conn: Conn, connection: Box<Connection>, mark: TokenMark) {
         let index = conn.index as usize;
         if self.connections.len() <= index {
             self.connections.resize_with(index + 1, || None);
+            self.marks.resize(index + 1, mark);
         }
+        self.marks[index] = mark;
         self.connections[index] = Some(connection);
     }
 
@@ -68,6 +75,16 @@ impl Hub {
             Door::Native(socket) => Some(socket),
             Door::Request(_) => None,
         }
+    }
+
+    /// What the token of a connection is known by.
+    pub(crate) fn mark(&self, conn: Conn) -> TokenMark {
+        self.marks[conn.index as usize]
+    }
+
+    /// The connection goes on with another token.
+    pub(crate) fn set_mark(&mut self, conn: Conn, mark: TokenMark) {
+        self.marks[conn.index as usize] = mark;
     }
 
     pub(crate) fn remove(&mut self, conn: Conn) -> Option<Box<Connection>> {

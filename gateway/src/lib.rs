@@ -22,7 +22,12 @@ mod wheel;
 
 use std::{io, net::TcpListener, sync::Arc};
 
-use carillon_platform::{auth::TokenVerifier, bus::Bus, kv::Buckets, shutdown::Shutdown};
+use carillon_platform::{
+    auth::{KeptKeys, Revocations, TokenIssuer, TokenRevoker, TokenVerifier, Unrevoked},
+    bus::Bus,
+    kv::Buckets,
+    shutdown::Shutdown,
+};
 
 pub use config::Config;
 pub use counters::Counters;
@@ -38,6 +43,12 @@ pub struct Gateway {
     pub buckets: Arc<dyn Buckets>,
     /// Who says what a token is worth.
     pub verifier: Arc<dyn TokenVerifier>,
+    /// Who issues tokens.
+    pub issuer: Arc<dyn TokenIssuer>,
+    /// Who takes them back.
+    pub revoker: Arc<dyn TokenRevoker>,
+    /// Which were taken back; somebody has to keep it.
+    pub revocations: Arc<Revocations>,
     /// Pages served beside the doors, if any.
     pub pages: &'static [Page],
     /// What happened, for `/metrics`.
@@ -60,15 +71,19 @@ impl Gateway {
     ///
     /// # Errors
     /// If the listener can't be shared between the shards, or a thread can't be started.
-    pub async fn run(self, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
+    pub async fn run(mut self, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
         listener.set_nonblocking(true)?;
+        // Nobody gets past this one, whichever door comes and whatever a cache says.
+        self.verifier = Arc::new(Unrevoked::new(self.verifier, self.revocations.clone()));
         let rates = Arc::new(http::Rates::new(self.config.session.frames));
+        let keys = Arc::new(KeptKeys::new(self.issuer.clone()));
         let mut shards = Vec::new();
         for number in 0..self.config.shards {
-            let (gateway, rates, listener, shutdown) = (self.clone(), rates.clone(), listener.try_clone()?, shutdown.clone());
+            let (gateway, listener, shutdown) = (self.clone(), listener.try_clone()?, shutdown.clone());
+            let shared = http::Shared { rates: rates.clone(), keys: keys.clone() };
             let (ended, end) = tokio::sync::oneshot::channel();
             std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
-                let _ = ended.send(shard::run(gateway, rates, listener, shutdown));
+                let _ = ended.send(shard::run(gateway, shared, listener, shutdown));
             })?;
             shards.push(end);
         }

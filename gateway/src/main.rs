@@ -5,7 +5,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use carillon_gateway::{Config, Counters, Gateway};
 use carillon_platform::{
-    auth::{CachedVerifier, GrpcVerifier},
+    auth::{CachedVerifier, GrpcVerifier, Revocations},
     service::{self, ComingNats, Failure, Process},
     settings::Program,
 };
@@ -25,21 +25,36 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let listener = service::bind("--listen", settings.listen)?;
     let listen = service::local_address(&listener)?;
     let counters = Arc::new(Counters::default());
+    let revocations = Arc::new(Revocations::default());
+    tokio::spawn(revocations.clone().keep(nats.bus.clone(), nats.buckets.clone()));
     let admin = process.serve_admin(|admin| {
         let (counters, verifier, bus) = (counters.clone(), verifier.clone(), nats.bus.clone());
-        admin.metrics(move || counters.metrics()).metrics(move || verifier.metrics()).metrics(move || bus.metrics())
+        let known = revocations.clone();
+        admin
+            .metrics(move || counters.metrics())
+            .metrics(move || verifier.metrics())
+            .metrics(move || known.metrics())
+            .metrics(move || bus.metrics())
     })?;
     let gateway = Gateway {
         config: Config::new(settings),
         bus: nats.bus.clone(),
         buckets: nats.buckets.clone(),
         verifier,
+        issuer: auth.clone(),
+        revoker: auth.clone(),
+        revocations: revocations.clone(),
         pages: &[],
         counters,
     };
     let serving = tokio::spawn(gateway.run(listener, process.shutdown.clone()));
     tokio::spawn(async move { auth.wait_until_serving().await });
-    nats.then(&process, async |_| Ok(())).await;
+    let known = async move |_| {
+        // Nobody is let in before that.
+        revocations.wait_until_known().await;
+        Ok(())
+    };
+    nats.then(&process, known).await;
     process.announce(Some(listen), admin, "");
     serving.await.map_err(Failure::world)?.map_err(Failure::world)
 }

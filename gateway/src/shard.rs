@@ -4,6 +4,7 @@
 
 use std::{
     cell::RefCell,
+    collections::{HashMap, VecDeque},
     io,
     net::TcpListener,
     rc::Rc,
@@ -20,7 +21,7 @@ use carillon_core::{
     session::{Act, Refusal, Scratch, Session},
 };
 use carillon_platform::{
-    auth::{TokenVerifier, VerifyError},
+    auth::{News, Revocations, TokenMark, TokenVerifier, VerifyError},
     bus::{Bus, Subscription},
     shutdown::Shutdown,
 };
@@ -34,6 +35,7 @@ use carillon_proto::{
 use prost::Message as _;
 use tokio::{
     net::TcpStream,
+    sync::broadcast::{self, error::RecvError},
     task::LocalSet,
     time::{sleep, timeout},
 };
@@ -45,7 +47,7 @@ use crate::{
     connection::{Connection, Written},
     counters::{Counters, Tally},
     door::Door,
-    http::{self, Rates},
+    http::{self, Shared},
     hub::Hub,
     websocket::{
         codec::{self, Decoder, Event, Violation},
@@ -70,21 +72,22 @@ const EXPIRY_LOOK_MS: u64 = 600_000;
 const DRAIN_JITTER_MS: u32 = 1000;
 
 /// Runs a shard on this thread until the drain has let every client go.
-pub(crate) fn run(gateway: Gateway, rates: Arc<Rates>, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
+pub(crate) fn run(gateway: Gateway, shared: Shared, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, serve(gateway, rates, listener, shutdown))
+    LocalSet::new().block_on(&runtime, serve(gateway, shared, listener, shutdown))
 }
 
-async fn serve(gateway: Gateway, rates: Arc<Rates>, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
+async fn serve(gateway: Gateway, shared: Shared, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let shard = Shard::new(&gateway);
     let id = shard.borrow().id;
     for partition in PartitionId::all() {
         tokio::task::spawn_local(listen_to_owner(shard.clone(), id, partition));
     }
+    tokio::task::spawn_local(listen_to_news(shard.clone(), gateway.revocations.news()));
     tokio::task::spawn_local(flush_when_due(shard.clone()));
     tokio::task::spawn_local(watch_the_clock(shard.clone()));
-    let front = Rc::new(http::Front::new(&gateway, rates, shard.clone(), shutdown.token()));
+    let front = Rc::new(http::Front::new(&gateway, shared, shard.clone(), shutdown.token()));
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -139,6 +142,25 @@ async fn take_batches(shard: &RefCell<Shard>, partition: PartitionId, mut subscr
     }
 }
 
+async fn listen_to_news(shard: Rc<RefCell<Shard>>, mut news: broadcast::Receiver<News>) {
+    loop {
+        let heard = news.recv().await;
+        let mut shard = shard.borrow_mut();
+        let mut tokens_were_revoked = false;
+        // What comes together is looked for together.
+        for heard in std::iter::successors(Some(heard), |_| news.try_recv().ok().map(Ok)) {
+            match heard {
+                Ok(News::Disconnect(user)) => shard.disconnect(&user),
+                Ok(News::Revoked) | Err(RecvError::Lagged(_)) => tokens_were_revoked = true,
+                Err(RecvError::Closed) => return,
+            }
+        }
+        if tokens_were_revoked {
+            shard.close_revoked();
+        }
+    }
+}
+
 async fn flush_when_due(shard: Rc<RefCell<Shard>>) {
     std::future::poll_fn(|cx| {
         let mut shard = shard.borrow_mut();
@@ -170,6 +192,12 @@ pub(crate) struct Opening {
     pub(crate) asked: Instant,
 }
 
+/// A newer token that waits, and the `ref` of its answer.
+type Refreshing = (String, Option<Box<str>>);
+
+/// Tokens of one connection that may wait behind the one that is being checked; each is `limits.token_bytes` at most.
+const REFRESHES_WAITING: usize = 4;
+
 /// The state of one shard.
 pub(crate) struct Shard {
     id: GatewayId,
@@ -179,6 +207,9 @@ pub(crate) struct Shard {
     wheel: Wheel,
     bus: Arc<dyn Bus>,
     verifier: Arc<dyn TokenVerifier>,
+    revocations: Arc<Revocations>,
+    /// Tokens that wait to be checked while an earlier one of the same connection is: answers keep their order.
+    refreshing: HashMap<Conn, VecDeque<Refreshing>>,
     /// Where each owner listens, made once.
     subjects: Vec<String>,
     start: Instant,
@@ -210,6 +241,8 @@ impl Shard {
                 wheel: Wheel::default(),
                 bus: gateway.bus.clone(),
                 verifier: gateway.verifier.clone(),
+                revocations: gateway.revocations.clone(),
+                refreshing: HashMap::new(),
                 subjects: PartitionId::all().map(up_subject).collect(),
                 start: Instant::now(),
                 lives: 0,
@@ -244,41 +277,72 @@ impl Shard {
         }
     }
 
-    /// Whether there is room for one connection more, by whatever door.
+    /// Takes a place for one connection more, by whatever door, if there is one: [`Self::open`] has to follow.
     fn admit(&self, opening: &Opening) -> Result<UserId, Close> {
         if self.is_draining {
             return Err(Close::Draining { retry_ms: fastrand::u32(0..=DRAIN_JITTER_MS) });
         }
-        if self.tally.connections >= i64::try_from(self.config.connections).unwrap_or(i64::MAX) {
+        let user = UserId::parse(&opening.claims.sub).map_err(|_| Close::Unauthorized)?;
+        if !self.counters.take_place(self.config.connections) {
             return Err(Close::OverCapacity);
         }
-        UserId::parse(&opening.claims.sub).map_err(|_| Close::Unauthorized)
+        Ok(user)
     }
 
     /// A connection begins: it becomes a member of its personal room, and is closed when that takes too long, or when its
     /// token ends. What else falls due for it is its door's.
     fn open(&mut self, user: UserId, door: Door, opening: Opening, now: Now) -> Conn {
         let Opening { claims, client, asked } = opening;
+        let mark = TokenMark::of(&claims);
         let grants = Arc::new(Grants::new(user.clone(), claims.grants));
         let personal = grants.personal();
         let expires_at_ms = claims.exp.saturating_mul(1000);
         let client = client.unwrap_or_else(new_client);
         let session = Session::new(client, grants, expires_at_ms, &self.config.session, now.mono_ms);
-        let conn = self.place(session, claims.info.map(|info| info.get().into()), door);
+        let is_revoked = self.revocations.covers(user.as_str(), mark);
+        let conn = self.place(session, mark, claims.info.map(|info| info.get().into()), door);
         self.rooms.connect(conn.life, user, personal, now, &mut self.hub);
         self.tally.connections += 1;
         let asked_ms = now.mono_ms.saturating_sub(asked.elapsed().as_millis() as u64);
         self.wheel.schedule(asked_ms + self.config.handshake_ms, conn, Due::Welcome);
         self.schedule_expiry(conn, expires_at_ms, now);
+        // After it can be found by whoever looks for revoked ones: a revocation comes before this look or after it.
+        if is_revoked {
+            self.hub.close(conn, Close::Unauthorized);
+        }
         self.want_flush();
         conn
     }
 
+    /// All connections of a user have to go.
+    fn disconnect(&mut self, user: &str) {
+        self.close_where(Close::Forbidden, |of, _| of.as_str() == user);
+    }
+
+    /// So have those whose tokens were taken back.
+    fn close_revoked(&mut self) {
+        let revocations = self.revocations.clone();
+        self.close_where(Close::Unauthorized, |user, mark| revocations.covers(user.as_str(), mark));
+    }
+
+    fn close_where(&mut self, why: Close, is_meant: impl Fn(&UserId, TokenMark) -> bool) {
+        let is_meant = |conn: &Conn| {
+            // A request is answered in a moment, and was allowed when it came.
+            let connection = self.hub.get(*conn).filter(|connection| !matches!(connection.door, Door::Request(_)));
+            connection.is_some_and(|connection| is_meant(connection.session.user(), self.hub.mark(*conn)))
+        };
+        let meant: Vec<Conn> = self.hub.all().filter(is_meant).collect();
+        for conn in meant {
+            self.hub.close(conn, why);
+        }
+        self.want_flush();
+    }
+
     /// Puts a connection where the rooms will look for it.
-    fn place(&mut self, session: Session, info: Option<Box<str>>, door: Door) -> Conn {
+    fn place(&mut self, session: Session, mark: TokenMark, info: Option<Box<str>>, door: Door) -> Conn {
         self.lives = self.lives.wrapping_add(1);
         let conn = Conn { index: self.rooms.next_index(), life: self.lives };
-        self.hub.insert(conn, Box::new(Connection::new(self.lives, session, info, door)));
+        self.hub.insert(conn, Box::new(Connection::new(self.lives, session, info, door)), mark);
         conn
     }
 
@@ -289,10 +353,11 @@ impl Shard {
         }
         let now = self.now();
         let user = UserId::parse(&claims.sub).ok()?;
+        let mark = TokenMark::of(&claims);
         let grants = Arc::new(Grants::new(user.clone(), claims.grants));
         let expires_at_ms = claims.exp.saturating_mul(1000);
         let session = Session::new(new_client(), grants, expires_at_ms, &self.config.session, now.mono_ms);
-        let conn = self.place(session, None, Door::Request(Box::new(request)));
+        let conn = self.place(session, mark, None, Door::Request(Box::new(request)));
         self.rooms.request(conn.life, user);
         self.requests += 1;
         self.tally.frames_in += 1;
@@ -379,7 +444,11 @@ impl Shard {
                 let act = connection.session.on_binary(&self.config.session, now.mono_ms);
                 self.act(conn, act, now);
             }
-            Event::Ping(payload) => self.hub.push(conn, codec::pong_frame(payload)),
+            Event::Ping(payload) => match connection.session.on_ping(&self.config.session, now.mono_ms) {
+                Ok(true) => self.hub.push(conn, codec::pong_frame(payload)),
+                Ok(false) => {}
+                Err(why) => self.hub.close(conn, why),
+            },
             Event::Pong => {}
             Event::Close(code) => self.end_native(conn, codec::close_frame(code, "")),
         }
@@ -403,7 +472,20 @@ impl Shard {
         }
     }
 
+    /// One token of a connection after the other, since the answers say which one holds.
     fn verify_again(&mut self, conn: Conn, token: String, reference: Option<Box<str>>) {
+        let Some(waiting) = self.refreshing.get_mut(&conn) else {
+            self.refreshing.insert(conn, VecDeque::new());
+            return self.begin_verify(conn, token, reference);
+        };
+        if waiting.len() < REFRESHES_WAITING {
+            return waiting.push_back((token, reference));
+        }
+        let refused = error(ErrorCode::Unavailable, "too many tokens wait to be checked", reference.as_deref(), None, Some(1000));
+        self.hub.frame(conn, &refused);
+    }
+
+    fn begin_verify(&mut self, conn: Conn, token: String, reference: Option<Box<str>>) {
         let (verifier, this) = (self.verifier.clone(), self.this.clone());
         let too_long = token.len() > self.config.token_bytes;
         tokio::task::spawn_local(async move {
@@ -412,7 +494,12 @@ impl Shard {
                 false => verifier.verify(&token).await,
             };
             if let Some(shard) = this.upgrade() {
-                shard.borrow_mut().on_verified_again(conn, verified, reference.as_deref());
+                let mut shard = shard.borrow_mut();
+                shard.on_verified_again(conn, verified, reference.as_deref());
+                match shard.refreshing.get_mut(&conn).and_then(VecDeque::pop_front) {
+                    Some((token, reference)) => shard.begin_verify(conn, token, reference),
+                    None => drop(shard.refreshing.remove(&conn)),
+                }
             }
         });
     }
@@ -430,10 +517,16 @@ impl Shard {
             }
         };
         let Ok(user) = UserId::parse(&claims.sub) else { return self.hub.close(conn, Close::Unauthorized) };
+        let mark = TokenMark::of(&claims);
+        let is_revoked = self.revocations.covers(user.as_str(), mark);
         let grants = Arc::new(Grants::new(user, claims.grants));
         let expires_at = claims.exp.saturating_mul(1000);
         let ended_ms = connection.session.expires_at_ms();
         if connection.session.on_refreshed(grants.clone(), expires_at).is_err() {
+            return self.hub.close(conn, Close::Unauthorized);
+        }
+        self.hub.set_mark(conn, mark);
+        if is_revoked {
             return self.hub.close(conn, Close::Unauthorized);
         }
         self.hub.frame(conn, &ServerFrame::Refreshed { reference, expires_at });
@@ -579,9 +672,13 @@ impl Shard {
         let connection = self.hub.remove(conn)?;
         connection.wake();
         match connection.door {
-            Door::Native(_) => self.tally.connections -= 1,
+            Door::Native(_) => {
+                self.tally.connections -= 1;
+                self.counters.leave_place();
+            }
             Door::Request(_) => self.requests -= 1,
         }
+        self.refreshing.remove(&conn);
         let now = self.now();
         self.rooms.disconnect(conn, now);
         self.want_flush();

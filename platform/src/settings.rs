@@ -191,6 +191,9 @@ settings! {
         json_depth: usize = 64, count(2..=1024), "gateway";
         /// Connections of one gateway; without it, as many as the machine has room for.
         connections: Option<usize> = None, optional(count(1..=100 * MANY)), "gateway";
+        /// Sockets of one gateway whose client has not shown a good token yet; when there are more, the one that has taken the
+        /// longest is closed.
+        unauthenticated: usize = 4096, count(1..=MANY), "gateway";
         /// Appends under way per partition; beyond it publishers are told `unavailable`.
         publish_window: usize = 4096, count(1..=4096), "fanout, all-in-one";
         /// How long a gateway retries a publish before it tells `outcome: unknown`, milliseconds.

@@ -15,6 +15,10 @@ pub struct Claims {
     /// When it was issued, Unix seconds.
     #[serde(default, deserialize_with = "optional_numeric_date", skip_serializing_if = "Option::is_none")]
     pub iat: Option<u64>,
+    /// When it was issued, Unix milliseconds: tokens of our own say it, so that one that is issued right after a user's tokens
+    /// were taken back is none of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iat_ms: Option<u64>,
     /// Not valid before, Unix seconds.
     #[serde(default, deserialize_with = "optional_numeric_date", skip_serializing_if = "Option::is_none")]
     pub nbf: Option<u64>,
@@ -30,6 +34,14 @@ pub struct Claims {
     /// What the token allows; absent: the configured default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grants: Option<Vec<Grant>>,
+}
+
+impl Claims {
+    /// When the token was issued, Unix milliseconds, as exactly as it says so.
+    pub fn issued_ms(&self) -> Option<u64> {
+        let iat = self.iat?;
+        Some(self.iat_ms.filter(|ms| ms / 1000 == iat).unwrap_or(iat.saturating_mul(1000)))
+    }
 }
 
 /// Rooms, by pattern, and what may be done in them.
@@ -89,6 +101,18 @@ mod tests {
             serde_json::from_str(r#"{"sub":"a","exp":1.5,"x":1,"grants":[{"rooms":["*"],"can":["join","fly"]}]}"#).unwrap();
         assert_eq!(claims.exp, 1);
         assert_eq!(claims.grants.unwrap()[0].can, [Operation::Join, Operation::Unknown]);
+    }
+
+    #[test]
+    fn milliseconds_refine_the_time_of_issue() {
+        let issued = |iat: &str| {
+            let claims: Claims = serde_json::from_str(&format!(r#"{{"sub":"a","exp":9{iat}}}"#)).unwrap();
+            claims.issued_ms()
+        };
+        assert_eq!(issued(r#","iat":5,"iat_ms":5678"#), Some(5678));
+        assert_eq!(issued(r#","iat":5"#), Some(5000));
+        assert_eq!(issued(r#","iat":5,"iat_ms":6000"#), Some(5000), "they contradict each other");
+        assert_eq!(issued(r#","iat_ms":5678"#), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod client;
 mod server;
 
 pub use client::{
-    BadFrame, ClientFrame, EpochClaim, Incoming, JoinOptions, MAX_KEY_BYTES, Span, parse, parse_fields, parse_history,
+    BadFrame, ClientFrame, EpochClaim, Incoming, JoinOptions, MAX_KEY_BYTES, Span, exceeds_depth, parse, parse_fields,
+    parse_history,
 };
 pub use server::{HistoryMessage, Limits, Outgoing, Presence, Present, ServerFrame};

@@ -11,10 +11,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use carillon_auth::Revoker;
 use carillon_fanout::Fanout;
 use carillon_gateway::{Config, Counters, Gateway};
 use carillon_platform::{
-    auth::IssueRequest,
+    auth::{IssueRequest, Revocations},
     bus::{Bus, BusError, InProcessBus, Subscription},
     kv::EmbeddedBuckets,
     log::EmbeddedLog,
@@ -107,11 +108,18 @@ impl World {
         let (authority, counters) = (Arc::new(authority()), Arc::new(Counters::default()));
         let config = Config::new(&settings);
         let verifier = authority.clone();
+        let buckets = Arc::new(EmbeddedBuckets::of(log.clone()));
+        let revocations = Arc::new(Revocations::default());
+        tokio::spawn(revocations.clone().keep(bus.clone(), buckets.clone()));
+        revocations.wait_until_known().await;
         let gateway = Gateway {
             config,
             bus: bus.clone(),
-            buckets: Arc::new(EmbeddedBuckets::of(log.clone())),
+            buckets: buckets.clone(),
             verifier,
+            issuer: authority.clone(),
+            revoker: Arc::new(Revoker::new(&settings, buckets, bus.clone())),
+            revocations,
             pages: &[],
             counters: counters.clone(),
         };

@@ -7,7 +7,9 @@ mod server;
 
 mod start;
 
+mod forged;
 mod handshake;
+mod revocation;
 mod tokens;
 
 mod membership;

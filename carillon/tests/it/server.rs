@@ -230,6 +230,12 @@ impl Server {
         self.folder.path()
     }
 
+    /// What all its processes have logged so far.
+    pub(crate) fn logged(&self) -> String {
+        let behind = self.behind.iter().flat_map(|behind| [&behind.auth, &behind.fanout]);
+        behind.chain([&self.front]).map(Part::said).collect()
+    }
+
     /// The next line that it says on stdout.
     pub(crate) async fn stdout_line(&mut self) -> String {
         self.front.line().await
@@ -255,6 +261,11 @@ impl Server {
         let grants = grants.map(|grants| serde_json::from_str(grants).expect("grants are JSON"));
         let request = IssueRequest { sub: user.to_owned(), ttl_s, grants, info: None };
         self.authority.issue_at(&request, now_ms).unwrap().token
+    }
+
+    /// A token that does not say when it was issued.
+    pub(crate) fn token_without_iat(&self, user: &str) -> String {
+        signed(&serde_json::json!({ "sub": user, "exp": unix_ms() / 1000 + 3600 }))
     }
 
     /// A connection under way.
@@ -384,6 +395,12 @@ fn carillon(arguments: &[&str], settings: impl IntoIterator<Item = (String, Stri
 
 fn variable(setting: &str) -> String {
     format!("CARILLON_{}", setting.replace('.', "__").to_uppercase())
+}
+
+/// A token by the tests' key with exactly these claims.
+pub(crate) fn signed(claims: &serde_json::Value) -> String {
+    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).unwrap()
 }
 
 pub(crate) fn authority() -> Authority {

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
 use super::{
-    Front, Reply, cors,
+    Front, Reply, cors, others,
     reply::{Problem, show},
     rooms,
 };
@@ -55,6 +55,13 @@ async fn route(front: &Rc<Front>, request: Request<Incoming>) -> Result<Reply, P
         (["rooms", _, "presence"], &Method::OPTIONS) => Ok(cors::preflight("GET")),
         (["rooms", room, "presence"], &Method::GET) => rooms::presence(front, &request, room).await,
         (["rooms", _, "presence"], _) => Ok(not_allowed("GET, OPTIONS")),
+        (["tokens"], &Method::POST) => others::issue(front, request).await,
+        (["revocations"], &Method::POST) => others::revoke(front, request).await,
+        (["users", user, "disconnect"], &Method::POST) => others::disconnect(front, request, user).await,
+        (["tokens" | "revocations"] | ["users", _, "disconnect"], &Method::OPTIONS) => Ok(cors::preflight("POST")),
+        (["tokens" | "revocations"] | ["users", _, "disconnect"], _) => Ok(not_allowed("POST, OPTIONS")),
+        ([".well-known", "jwks.json"], &Method::GET | &Method::HEAD) => others::public_keys(front).await,
+        ([".well-known", "jwks.json"], _) => Ok(not_allowed("GET, HEAD")),
         _ => Err(Problem::bad(StatusCode::NOT_FOUND, "there is nothing here")),
     }
 }

@@ -39,8 +39,12 @@ pub struct Decoder {
 #[derive(Debug)]
 struct Fragments {
     is_text: bool,
+    count: u32,
     payload: Vec<u8>,
 }
+
+/// Fragments of one message, which are free to be empty: the default message of 64 KiB in pieces of 16 bytes.
+const MAX_FRAGMENTS: u32 = 4096;
 
 const FIN: u8 = 0x80;
 const RSV: u8 = 0x70;
@@ -111,10 +115,13 @@ impl Decoder {
         match (&mut self.fragments, header.fin) {
             (None, true) => Ok(on_event(message(header.opcode == TEXT, payload)?)),
             (None, false) => {
-                self.fragments = Some(Box::new(Fragments { is_text: header.opcode == TEXT, payload: payload.to_vec() }));
+                self.fragments =
+                    Some(Box::new(Fragments { is_text: header.opcode == TEXT, count: 1, payload: payload.to_vec() }));
                 Ok(true)
             }
+            (Some(fragments), false) if fragments.count == MAX_FRAGMENTS => Err(Violation::TooBig),
             (Some(fragments), false) => {
+                fragments.count += 1;
                 fragments.payload.extend_from_slice(payload);
                 Ok(true)
             }

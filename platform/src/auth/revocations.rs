@@ -102,9 +102,9 @@ impl Revocations {
         !set.is_empty() && set.covers(sub, mark)
     }
 
-    /// See [`Revoked::not_covered_from`].
-    pub fn not_covered_from(&self, sub: &str) -> u64 {
-        self.set.read().not_covered_from(sub)
+    /// Whether what others know can't be read now.
+    pub fn is_cut_off(&self) -> bool {
+        self.is_cut_off.load(Relaxed)
     }
 
     /// What happens from here on.

@@ -335,7 +335,7 @@ fn flag(name: &str, raw: Option<&RawValue>) -> Result<bool, Problem> {
 
 /// Whether brackets nest deeper than `max`, strings left aside. Right for every valid JSON text; what is not valid
 /// is found later.
-fn exceeds_depth(text: &[u8], max: usize) -> bool {
+pub fn exceeds_depth(text: &[u8], max: usize) -> bool {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for byte in text {
         match byte {
