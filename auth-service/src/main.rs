@@ -19,7 +19,8 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let nats = ComingNats::begin(&process.settings, Program::Auth).await?;
     let revoker = Arc::new(Revoker::new(&process.settings, nats.buckets.clone(), nats.bus.clone()));
     tokio::spawn(revoker.clone().sweep());
-    let auth = AuthService::new(authority.clone()).revoking(revoker);
+    let auth =
+        AuthService::new(authority.clone()).revoking(revoker).with_tls(&process.settings.grpc).map_err(Failure::settings)?;
     let listener = service::bind("--listen", process.settings.listen)?;
     let listen = service::local_address(&listener)?;
     let counters = auth.counters();

@@ -13,6 +13,8 @@ use std::{
 
 use carillon_platform::{
     auth::{self, IssueError, RevokeError, RevokedTokens, TokenIssuer, TokenRevoker, TokenVerifier, VerifyError},
+    pem::{self, BadPem},
+    settings,
     shutdown::Shutdown,
 };
 use carillon_proto::auth::{
@@ -21,7 +23,7 @@ use carillon_proto::auth::{
 };
 use tonic::{
     Request, Response, Status,
-    transport::{Server, server::TcpIncoming},
+    transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 
 use crate::Authority;
@@ -54,6 +56,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 pub struct AuthService {
     authority: Arc<Authority>,
     revoker: Option<Arc<dyn TokenRevoker>>,
+    tls: Option<ServerTlsConfig>,
     counters: Arc<Counters>,
 }
 
@@ -71,12 +74,31 @@ pub struct Counters {
 impl AuthService {
     /// Answers by this authority.
     pub fn new(authority: Arc<Authority>) -> Self {
-        Self { authority, revoker: None, counters: Arc::default() }
+        Self { authority, revoker: None, tls: None, counters: Arc::default() }
     }
 
     /// Takes tokens back by this one; without one, nobody does.
     pub fn revoking(self, revoker: Arc<dyn TokenRevoker>) -> Self {
         Self { revoker: Some(revoker), ..self }
+    }
+
+    /// Speaks TLS as `grpc.*` say, and plain text without them.
+    ///
+    /// # Errors
+    /// If a file can't be used; the text names its setting.
+    pub fn with_tls(self, grpc: &settings::Grpc) -> Result<Self, BadPem> {
+        let identity = pem::read_identity(["grpc.cert", "grpc.key"], grpc.cert.as_deref(), grpc.key.as_deref())?;
+        let Some((cert, key)) = identity else {
+            return match grpc.client_ca {
+                Some(_) => Err(BadPem::new("grpc.cert", "it is needed, because grpc.client_ca is set")),
+                None => Ok(self),
+            };
+        };
+        let mut tls = ServerTlsConfig::new().identity(Identity::from_pem(cert, key));
+        if let Some(client_ca) = &grpc.client_ca {
+            tls = tls.client_ca_root(Certificate::from_pem(pem::read("grpc.client_ca", client_ca)?));
+        }
+        Ok(Self { tls: Some(tls), ..self })
     }
 
     /// What it did so far, for `/metrics`.
@@ -88,18 +110,22 @@ impl AuthService {
     ///
     /// # Errors
     /// If the listener can't be used, or breaks.
-    pub async fn run(self, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
+    pub async fn run(mut self, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?).with_nodelay(Some(true));
         let (health, health_service) = tonic_health::server::health_reporter();
         // `grants` and `info` of a request to issue have to fit a token, too; twice its length leaves the decision about
         // the last byte to the authority, which can say it better.
         let question_bytes = 2 * self.authority.token_bytes() + QUESTION_EXTRA_BYTES;
+        let mut builder = Server::builder();
+        if let Some(tls) = self.tls.take() {
+            builder = builder.tls_config(tls).map_err(io::Error::other)?;
+        }
         let service = auth_service_server::AuthServiceServer::new(self).max_decoding_message_size(question_bytes);
         health.set_serving::<auth_service_server::AuthServiceServer<Self>>().await;
 
         let drain = shutdown.clone();
-        let serving = Server::builder()
+        let serving = builder
             .timeout(ANSWER_TIMEOUT)
             .max_concurrent_streams(QUESTIONS_PER_CONNECTION)
             .http2_max_header_list_size(HEADER_BYTES)

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use carillon_platform::{
     auth::{GrpcVerifier, IssueRequest, TokenIssuer, TokenVerifier, VerifyError},
-    settings::Url,
+    settings::{Program, Settings, Url},
 };
 use process::{output, start};
 
@@ -102,4 +102,42 @@ fn admin_port_publishes_keys() {
     let auth = start(BINARY, &["--set", &key, LISTEN[0], LISTEN[1]]);
     let answer = auth.admin("/.well-known/jwks.json");
     assert!(answer.contains(r#""kty":"OKP""#) && answer.contains(r#""kid":""#) && !answer.contains(r#""d":"#), "{answer}");
+}
+
+fn tls_file(name: &str) -> String {
+    format!("{}/tests/keys/tls-{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// How a gateway asks that trusts the tests' authority, and shows its certificate or none.
+fn over_tls(address: SocketAddr, shows_certificate: bool) -> GrpcVerifier {
+    let mut auth = Settings::defaults(Program::Gateway).auth;
+    auth.url = Url::parse(&format!("https://localhost:{}", address.port()), &["https"]).unwrap();
+    auth.ca = Some(tls_file("ca.pem").into());
+    if shows_certificate {
+        (auth.cert, auth.key) = (Some(tls_file("client.pem").into()), Some(tls_file("client.key").into()));
+    }
+    GrpcVerifier::from_settings(&auth).unwrap()
+}
+
+#[tokio::test]
+async fn gateways_are_known_by_their_certificates() {
+    let (cert, key) = (format!("grpc.cert={}", tls_file("server.pem")), format!("grpc.key={}", tls_file("server.key")));
+    let ca = format!("grpc.client_ca={}", tls_file("ca.pem"));
+    let auth = start(BINARY, &[SECRET, LISTEN[0], LISTEN[1], "--set", &cert, "--set", &key, "--set", &ca]);
+    let address = auth.address("listen");
+    let known = over_tls(address, true);
+    let token = token(&known).await;
+    assert_eq!(known.verify(&token).await.unwrap().sub, "ada");
+    for stranger in [over_tls(address, false), verifier(address)] {
+        assert!(matches!(stranger.verify(&token).await, Err(VerifyError::Unavailable(_))));
+    }
+}
+
+#[test]
+fn half_an_identity_is_no_start() {
+    let cert = format!("grpc.cert={}", tls_file("server.pem"));
+    assert!(refusal(&[SECRET, "--set", &cert]).contains("grpc.key"));
+    assert!(refusal(&[SECRET, "--set", &cert, "--set", "grpc.key=/nowhere"]).contains("/nowhere"));
+    assert!(refusal(&[SECRET, "--set", &format!("grpc.client_ca={}", tls_file("ca.pem"))]).contains("grpc.cert"));
+    assert!(refusal(&[SECRET, "--set", "nats.ca=/nowhere"]).contains("nats.ca"));
 }

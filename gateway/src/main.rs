@@ -19,7 +19,7 @@ fn main() -> ExitCode {
 
 async fn serve(process: Process) -> Result<(), Failure> {
     let settings = &process.settings;
-    let auth = Arc::new(GrpcVerifier::new(&settings.auth.url).map_err(Failure::settings)?);
+    let auth = Arc::new(GrpcVerifier::from_settings(&settings.auth).map_err(Failure::settings)?);
     let verifier = Arc::new(CachedVerifier::new(auth.clone()));
     let nats = ComingNats::begin(settings, Program::Gateway).await?;
     let listener = service::bind("--listen", settings.listen)?;

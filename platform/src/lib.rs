@@ -10,6 +10,7 @@ pub mod log;
 pub mod admin;
 pub mod logging;
 pub mod nats;
+pub mod pem;
 pub mod service;
 pub mod settings;
 pub mod shutdown;

@@ -2,8 +2,8 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing::Subscriber;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt::MakeWriter, layer::SubscriberExt};
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::{EnvFilter, Layer, Registry, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt};
 
 use crate::settings::{Log, LogFormat};
 
@@ -29,7 +29,13 @@ where
         LogFormat::Json => Box::new(lines.json().flatten_event(true).with_current_span(false)),
         LogFormat::Text => Box::new(lines.with_ansi(terminal)),
     };
-    tracing_subscriber::registry().with(lines).with(filter)
+    tracing_subscriber::registry().with(lines).with(filter).with(filter_fn(is_discreet))
+}
+
+/// Others' libraries tell at `trace` what they carry, the NATS client every message: that is nobody's to read, whatever
+/// `log.level` says.
+fn is_discreet(of: &Metadata<'_>) -> bool {
+    *of.level() != Level::TRACE || of.target().starts_with("carillon")
 }
 
 /// The NATS client tells each failed attempt to connect at `info`, twice a second; `crate::nats` says the same once. What

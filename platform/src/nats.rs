@@ -13,7 +13,10 @@ use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::settings::{self, Url};
+use crate::{
+    pem::{self, BadPem},
+    settings::{self, Url},
+};
 
 /// The oldest server that is taken: 2.11 is the first with per-message TTLs, and earlier ones apply the expectations of
 /// pipelined appends less strictly.
@@ -90,6 +93,9 @@ pub enum ConnectError {
         /// What is wrong with it.
         why: String,
     },
+    /// A file of TLS can't be used.
+    #[error(transparent)]
+    Pem(#[from] BadPem),
     /// The server is too old.
     #[error(
         "the NATS server at {url} has version {found}, and {}.{} or newer is needed: upgrade it",
@@ -145,6 +151,17 @@ impl Nats {
             let creds = std::fs::read_to_string(path).map_err(|error| bad_creds(error.to_string()))?;
             options = options.credentials(&creds).map_err(|error| bad_creds(error.to_string()))?;
         }
+        let identity = [settings.cert.as_deref(), settings.key.as_deref()];
+        pem::read_identity(["nats.cert", "nats.key"], identity[0], identity[1])?;
+        if let Some(ca) = &settings.ca {
+            pem::read("nats.ca", ca)?;
+            options = options.add_root_certificates(ca.clone());
+        }
+        if let [Some(cert), Some(key)] = identity {
+            options = options.add_client_certificate(cert.to_owned(), key.to_owned());
+        }
+        // A server that offers no TLS is not talked to where TLS was asked for.
+        options = options.require_tls(settings.ca.is_some() || url.as_str().contains("tls://"));
         options = match login {
             Some(Login::User(user, password)) => options.user_and_password(user, password),
             Some(Login::Token(token)) => options.token(token),

@@ -108,7 +108,7 @@ settings! {
         /// none matches is kept by the default.
         retention: Vec<Retention> = vec![Retention::default()], retention, "fanout, all-in-one";
     }
-    sections { nats: Nats, auth: Auth, jwt: Jwt, limits: Limits, heartbeat: Heartbeat, sse: Sse, socketio: Socketio,
+    sections { nats: Nats, auth: Auth, grpc: Grpc, jwt: Jwt, limits: Limits, heartbeat: Heartbeat, sse: Sse, socketio: Socketio,
         drain: Drain, gateway: Gateway, otel: Otel, log: Log }
 }
 
@@ -119,6 +119,12 @@ settings! {
         url: Option<Url> = None, optional(urls(&["nats", "tls"])), "gateway, auth, fanout, all-in-one";
         /// Credentials file for NATS, as `nsc` writes it.
         creds: Option<PathBuf> = None, optional(path), "gateway, auth, fanout, all-in-one";
+        /// PEM file of the authorities whose certificates NATS may show, instead of the system's.
+        ca: Option<PathBuf> = None, optional(path), "gateway, auth, fanout";
+        /// PEM file of the certificate that is shown to NATS; its key is in `nats.key`.
+        cert: Option<PathBuf> = None, optional(path), "gateway, auth, fanout";
+        /// PEM file of the private key of `nats.cert`.
+        key: Option<PathBuf> = None, optional(path), "gateway, auth, fanout";
         /// Copies of each stream and bucket that NATS keeps.
         replicas: usize = 1, count(1..=5), "gateway, auth, fanout, all-in-one";
     }
@@ -130,6 +136,25 @@ settings! {
     Auth {
         /// Where the auth service's gRPC is.
         url: Url = Url::known("http://127.0.0.1:8090"), url(&["http", "https"]), "gateway";
+        /// PEM file of the authorities whose certificates the auth service may show, beside the system's.
+        ca: Option<PathBuf> = None, optional(path), "gateway";
+        /// PEM file of the certificate that is shown to the auth service; its key is in `auth.key`.
+        cert: Option<PathBuf> = None, optional(path), "gateway";
+        /// PEM file of the private key of `auth.cert`.
+        key: Option<PathBuf> = None, optional(path), "gateway";
+    }
+    sections {}
+}
+
+settings! {
+    /// The auth service's own gRPC.
+    Grpc {
+        /// PEM file of the certificate that gateways are shown, its chain behind it. Without it, gRPC is plain text.
+        cert: Option<PathBuf> = None, optional(path), "auth";
+        /// PEM file of the private key of `grpc.cert`.
+        key: Option<PathBuf> = None, optional(path), "auth";
+        /// PEM file of the authorities of gateways' certificates. With it, who shows none is not talked to.
+        client_ca: Option<PathBuf> = None, optional(path), "auth";
     }
     sections {}
 }

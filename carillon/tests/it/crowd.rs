@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::{
     client::{Client, Dial},
@@ -79,4 +83,71 @@ async fn gateways_count_together_and_heal() {
     other.kill().await;
     let _again = [comes_in(server.listen, &ada).await, comes_in(server.listen, &ada).await];
     is_refused(server.dial().token(&ada)).await;
+}
+
+#[tokio::test]
+async fn gateway_has_so_many_places() {
+    let server = Server::with(&[("limits.connections", "3")]).await;
+    let mut held = Vec::new();
+    for user in ["ada", "bob", "carl"] {
+        held.push(server.connect(user).await);
+    }
+    let dave = server.token("dave");
+    assert_eq!(server.dial().token(&dave).turned_away().await, (4100, "over_capacity".to_owned()));
+    held.pop().unwrap().close().await;
+    comes_in(server.listen, &dave).await;
+}
+
+/// Reads to the end, which is the server's doing.
+async fn ends(socket: &mut TcpStream) -> Duration {
+    let started = Instant::now();
+    let mut rest = Vec::new();
+    let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("an end in time");
+    started.elapsed()
+}
+
+#[tokio::test]
+async fn slow_strangers_go_first() {
+    let settings = [("limits.unauthenticated", "4"), ("gateway.shards", "1"), ("limits.handshake_ms", "20000")];
+    let server = Server::with(&settings).await;
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut socket = TcpStream::connect(server.listen).await.unwrap();
+        socket.write_all(b"GET /ws HTTP/1.1\r\nhost: a\r\n").await.unwrap();
+        slow.push(socket);
+    }
+    // Whoever is quick gets in past all of them, and the one that has waited the longest goes.
+    server.connect("ada").await;
+    ends(&mut slow[0]).await;
+    server.until_metric("carillon_strangers_evicted_total", 1).await;
+    for socket in &mut slow[1..] {
+        socket.write_all(b"x: y\r\n").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn slow_handshakes_end() {
+    let server = Server::with(&[("limits.handshake_ms", "500")]).await;
+    for start in ["", "GET /ws HT", "GET /ws HTTP/1.1\r\nhost: a\r\n"] {
+        let mut socket = TcpStream::connect(server.listen).await.unwrap();
+        socket.write_all(start.as_bytes()).await.unwrap();
+        assert!(ends(&mut socket).await >= Duration::from_millis(400), "{start:?}");
+    }
+}
+
+#[tokio::test]
+async fn endless_heads_are_refused() {
+    let server = Server::start().await;
+    let long = format!("x: {}\r\n", "x".repeat(40_000));
+    let many: String = (0..200).map(|number| format!("x-{number}: 1\r\n")).collect();
+    for headers in [long, many] {
+        let mut socket = TcpStream::connect(server.listen).await.unwrap();
+        let request = format!("GET /ws HTTP/1.1\r\nhost: a\r\n{headers}\r\n");
+        let _ = socket.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("an end in time");
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 ") || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    server.connect("ada").await;
 }

@@ -144,6 +144,30 @@ impl Server {
         Self { front, behind, listen, admin, settings, authority: authority(), folder }
     }
 
+    /// As services that log in to NATS, each with its own permissions, as `deploy/nats/services.conf` has them.
+    pub(crate) async fn guarded() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/nats/services.conf");
+        let services = ["gateway", "auth", "fanout"];
+        let passwords = services.map(|name| (format!("CARILLON_NATS_{}_PASSWORD", name.to_uppercase()), format!("pass-{name}")));
+        let nats = Part::start_nats_with(folder.path(), ANY, &["--config", config], passwords.into()).await;
+        let mut settings = BTreeMap::new();
+        let start = async |name: &str, settings: &BTreeMap<String, String>| {
+            let mut settings = settings.clone();
+            settings.insert(variable("nats.url"), format!("nats://{name}:pass-{name}@{}", nats.listen));
+            let log = folder.path().join(format!("{name}.log"));
+            Part::start(&format!("carillon-{name}"), &[], settings, log, ANY).await
+        };
+        for (name, value) in [("jwt.secret", SECRET), ("origins", ORIGIN)] {
+            settings.insert(variable(name), value.to_owned());
+        }
+        let auth = start("auth", &settings).await;
+        settings.insert(variable("auth.url"), format!("http://{}", auth.listen));
+        let (fanout, front) = (start("fanout", &settings).await, start("gateway", &settings).await);
+        let (listen, admin) = (front.listen, front.admin);
+        Self { front, behind: Some(Behind { nats, auth, fanout }), listen, admin, settings, authority: authority(), folder }
+    }
+
     /// The services in this order, each told where all of them are going to be.
     pub(crate) async fn cluster_in_order(order: [Service; 4]) -> Self {
         let folder = tempfile::tempdir().unwrap();

@@ -12,6 +12,7 @@ use carillon_proto::{
 };
 use prost::Message as _;
 
+use crate::http::Call;
 use crate::server::{Server, Service, get, until_metric, value_of};
 
 /// Publishes as a plain NATS client does, and waits until the server has taken it all (a pong follows everything before it).
@@ -62,4 +63,50 @@ async fn strangers_on_nats_change_nothing() {
     assert_eq!(ada.say("lobby", 2).await.number("offset"), 2, "nothing of it was stored");
     ada.heard_nothing_else().await;
     assert_eq!(value_of("carillon_partition_rooms", &get(fanout, "/metrics").await.body), 2, "nothing of it stays");
+}
+
+/// What NATS answers to these lines of its protocol, up to the pong.
+fn talk(nats: SocketAddr, lines: &str) -> String {
+    let mut stream = TcpStream::connect(nats).unwrap();
+    stream.write_all(lines.as_bytes()).unwrap();
+    stream.write_all(b"PING\r\n").unwrap();
+    let answers = BufReader::new(stream).lines().map_while(Result::ok);
+    answers.take_while(|line| line != "PONG").collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn subjects_are_for_services_only() {
+    let mut server = Server::guarded().await;
+    let nats = server.service(Service::Nats).listen;
+    // All of it works for those whose business it is.
+    let (mut ada, mut bob) = (server.connect("ada").await, server.connect("bob").await);
+    bob.join("lobby").await;
+    ada.say("lobby", 1).await;
+    bob.hears(1..=1).await;
+    let admin = server.token_for("backend", r#"[{"rooms":["*"],"can":["admin"]}]"#);
+    for path in ["/revocations", "/users/bob/disconnect"] {
+        let answer = Call::new("POST", path).token(&admin).json(r#"{"sub":"ada"}"#).to(&server).await;
+        assert_eq!(answer.status, 204, "{path}: {}", answer.body);
+    }
+    assert_eq!((ada.closed().await.0, bob.closed().await.0), (4001, 4003));
+    // Nobody else gets in, and nobody oversteps.
+    assert!(talk(nats, "CONNECT {\"verbose\":false}\r\n").contains("Authorization Violation"));
+    for (service, line) in [
+        ("gateway", "PUB gw.x.1 0\r\n\r\n"),
+        ("gateway", "PUB log.1.r.x 0\r\n\r\n"),
+        ("gateway", "SUB pub.1 1\r\n"),
+        ("gateway", "PUB $JS.API.STREAM.DELETE.LOG_1 0\r\n\r\n"),
+        ("gateway", "PUB $KV.revocations.x 0\r\n\r\n"),
+        ("gateway", "PUB $JS.API.STREAM.DELETE.KV_revocations 0\r\n\r\n"),
+        ("fanout", "PUB $JS.API.STREAM.PURGE.KV_revocations 0\r\n\r\n"),
+        ("auth", "PUB pub.1 0\r\n\r\n"),
+        ("auth", "SUB gw.> 1\r\n"),
+        ("auth", "PUB $KV.leases.x 0\r\n\r\n"),
+        ("fanout", "PUB notice 0\r\n\r\n"),
+        ("fanout", "PUB $KV.revocations.x 0\r\n\r\n"),
+        ("fanout", "SUB gw.> 1\r\n"),
+    ] {
+        let login = format!("CONNECT {{\"verbose\":false,\"user\":\"{service}\",\"pass\":\"pass-{service}\"}}\r\n");
+        assert!(talk(nats, &format!("{login}{line}")).contains("Permissions Violation"), "{service}: {line}");
+    }
 }

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
 use super::{
-    Front, Reply, cors, others,
+    Front, HEAD_BYTES, Reply, cors, others,
     reply::{Problem, show},
     rooms,
 };
@@ -20,6 +20,12 @@ use crate::websocket;
 
 /// Answers any request.
 pub(super) async fn answer(front: &Rc<Front>, request: Request<Incoming>) -> Reply {
+    // hyper bounds what it buffers, which may be a little more.
+    let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    if lines.sum::<usize>() > HEAD_BYTES {
+        let why = "the header lines are too long, or too many";
+        return Problem::bad(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why).into_reply();
+    }
     if request.uri().path() == "/ws" {
         return websocket::upgrade::open(front, request).await;
     }

@@ -18,13 +18,16 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{
     Code, Request, Response, Status,
-    transport::{Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 use super::{
     IssueError, IssueRequest, Issued, RevokeError, RevokedTokens, TokenIssuer, TokenRevoker, TokenVerifier, VerifyError,
 };
-use crate::settings::Url;
+use crate::{
+    pem::{self, BadPem},
+    settings::{self, Url},
+};
 
 /// How long one question may take, its wait for a place, a new connection and a second attempt included. Well below
 /// `limits.handshake_ms`, so that a client whose token can't be checked hears it in time.
@@ -52,12 +55,20 @@ const ANSWER_BYTES: usize = 2 << 20;
 /// How often an auth service that is away is looked for by [`GrpcVerifier::wait_until_serving`].
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// `auth.url` can't be used.
+/// The settings `auth.*` can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("auth.url {url}: {problem}")]
-pub struct BadAuthUrl {
-    url: Url,
-    problem: String,
+pub enum BadAuthUrl {
+    /// The address.
+    #[error("auth.url {url}: {problem}")]
+    Url {
+        /// As it was set.
+        url: Url,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file of TLS.
+    #[error(transparent)]
+    Pem(#[from] BadPem),
 }
 
 /// Verifies and issues tokens by asking the auth service.
@@ -75,7 +86,17 @@ impl GrpcVerifier {
     /// # Errors
     /// If the address is none that gRPC can use.
     pub fn new(url: &Url) -> Result<Self, BadAuthUrl> {
-        let channel = channel(url).map_err(|error| BadAuthUrl { url: url.clone(), problem: with_causes(&error) })?;
+        Self::from_settings(&settings::Auth { url: url.clone(), ..settings::Auth::default() })
+    }
+
+    /// The same, with the certificates of the settings.
+    ///
+    /// # Errors
+    /// If the address is none that gRPC can use, or a file can't be read.
+    pub fn from_settings(auth: &settings::Auth) -> Result<Self, BadAuthUrl> {
+        let url = &auth.url;
+        let channel = channel(url, tls(auth)?);
+        let channel = channel.map_err(|error| BadAuthUrl::Url { url: url.clone(), problem: with_causes(&error) })?;
         Ok(Self {
             client: AuthServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES),
             url: url.clone(),
@@ -143,7 +164,18 @@ impl GrpcVerifier {
     }
 }
 
-fn channel(url: &Url) -> Result<Channel, tonic::transport::Error> {
+fn tls(auth: &settings::Auth) -> Result<ClientTlsConfig, BadPem> {
+    let mut tls = ClientTlsConfig::new().with_native_roots();
+    if let Some(ca) = &auth.ca {
+        tls = tls.ca_certificate(Certificate::from_pem(pem::read("auth.ca", ca)?));
+    }
+    if let Some((cert, key)) = pem::read_identity(["auth.cert", "auth.key"], auth.cert.as_deref(), auth.key.as_deref())? {
+        tls = tls.identity(Identity::from_pem(cert, key));
+    }
+    Ok(tls)
+}
+
+fn channel(url: &Url, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
     let mut endpoint = Endpoint::from_shared(url.as_str().to_owned())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
@@ -152,7 +184,7 @@ fn channel(url: &Url) -> Result<Channel, tonic::transport::Error> {
         // Otherwise the first client after a quiet night finds out.
         .keep_alive_while_idle(true);
     if url.as_str().starts_with("https://") {
-        endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
+        endpoint = endpoint.tls_config(tls)?;
     }
     Ok(endpoint.connect_lazy())
 }

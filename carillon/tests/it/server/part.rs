@@ -55,9 +55,20 @@ impl Part {
 
     /// A NATS server with JetStream in this folder.
     pub(super) async fn start_nats(folder: &Path, listen: SocketAddr) -> Self {
+        Self::start_nats_with(folder, listen, &[], BTreeMap::new()).await
+    }
+
+    /// The same, with more arguments and an environment of its own.
+    pub(super) async fn start_nats_with(
+        folder: &Path,
+        listen: SocketAddr,
+        more: &[&str],
+        environment: BTreeMap<String, String>,
+    ) -> Self {
         let store = folder.join("nats").to_str().unwrap().to_owned();
-        let arguments = ["--jetstream", "--addr", "127.0.0.1", "--store_dir", &store].map(str::to_owned).to_vec();
-        Self::begin(Kind::Nats, nats_server(), arguments, BTreeMap::new(), folder.join("nats.log"), listen).await
+        let mut arguments = ["--jetstream", "--addr", "127.0.0.1", "--store_dir", &store].map(str::to_owned).to_vec();
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        Self::begin(Kind::Nats, nats_server(), arguments, environment, folder.join("nats.log"), listen).await
     }
 
     async fn begin(
