@@ -61,6 +61,17 @@ impl Outbox {
         self.chunks = VecDeque::new();
     }
 
+    /// Takes the next chunk, for a door that is asked for chunks and is written none.
+    pub fn pop(&mut self) -> Option<Bytes> {
+        debug_assert_eq!(self.written, 0, "a chunk is written or taken");
+        let chunk = self.chunks.pop_front()?;
+        self.bytes -= chunk.len();
+        if self.chunks.is_empty() {
+            self.chunks = VecDeque::new();
+        }
+        Some(chunk)
+    }
+
     /// Gives up what no byte of was sent yet. A chunk under way stays: a peer must not see half a frame before a close.
     pub fn drop_unsent(&mut self) {
         let under_way = (self.written > 0).then(|| self.chunks.pop_front()).flatten();
@@ -105,6 +116,16 @@ mod tests {
         assert_eq!(outbox.push("x".into(), 5), Err(Full));
         outbox.on_written(14);
         assert_eq!(outbox.push("12345".into(), 5), Ok(()));
+    }
+
+    #[test]
+    fn chunks_are_taken_whole() {
+        let mut outbox = Outbox::default();
+        outbox.push("abc".into(), 100).unwrap();
+        outbox.push("d".into(), 100).unwrap();
+        assert_eq!((outbox.pop(), outbox.bytes()), (Some("abc".into()), 1));
+        assert_eq!((outbox.pop(), outbox.pop()), (Some("d".into()), None));
+        assert_eq!(outbox.chunks.capacity(), 0);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Config {
     pub handshake_ms: u64,
     pub heartbeat_interval_ms: u64,
     pub heartbeat_timeout_ms: u64,
+    pub sse_heartbeat_ms: u64,
+    pub sse_retry_ms: u64,
     pub leeway_ms: u64,
     pub drain_window_ms: u64,
 }
@@ -67,6 +69,8 @@ impl Config {
             handshake_ms: limits.handshake_ms,
             heartbeat_interval_ms: settings.heartbeat.interval_ms,
             heartbeat_timeout_ms: settings.heartbeat.timeout_ms,
+            sse_heartbeat_ms: settings.sse.heartbeat_ms,
+            sse_retry_ms: settings.sse.retry_ms,
             leeway_ms: settings.jwt.leeway_s * 1000,
             drain_window_ms: settings.drain.window_ms,
         }

@@ -30,6 +30,8 @@ pub(crate) enum Written {
     All,
     /// The socket is full.
     Some,
+    /// Nothing was written: what there is will be taken.
+    Later,
     /// The socket is broken.
     Broken,
 }
@@ -60,6 +62,11 @@ impl Connection {
     pub(crate) fn write(&mut self) -> Written {
         match &mut self.door {
             Door::Native(socket) => socket.write(&mut self.outbox),
+            // Its body takes what it has room for, once it is told that there is something.
+            Door::Events(_) => {
+                self.wake();
+                Written::Later
+            }
             // It is answered, not written to.
             Door::Request(_) => Written::All,
         }

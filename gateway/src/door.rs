@@ -4,15 +4,20 @@
 //! | door | encoding, made once per message | bytes leave by | it is closed by |
 //! |---|---|---|---|
 //! | native | a WebSocket text frame | a write to its socket | a close frame |
+//! | events | a block of Server-Sent Events; before it a line of the client's own | a body that asks for the next one | `retry:` and the end |
 //! | request | none: it is in no room | its one answer | a problem |
 //!
 //! A further door is a variant of [`Door`], a slot in [`Encodings`], and an arm wherever the compiler asks for one: in `hub`
 //! (what it is sent) and in `shard` (when it is pinged, told to leave, and let go).
 
 use bytes::Bytes;
-use carillon_proto::frame::{Outgoing, ServerFrame};
+use carillon_proto::{
+    frame::{Outgoing, ServerFrame},
+    sse,
+};
 
 use crate::{
+    events::stream::EventStream,
     http::Request,
     websocket::{codec::text_frame, socket::NativeSocket},
 };
@@ -22,6 +27,8 @@ use crate::{
 pub(crate) enum Door {
     /// `websocket`: the native wire.
     Native(NativeSocket),
+    /// `events`: a browser that listens.
+    Events(Box<EventStream>),
     /// `http`: one request, which is answered once.
     Request(Box<Request>),
 }
@@ -30,11 +37,23 @@ pub(crate) enum Door {
 #[derive(Default)]
 pub(crate) struct Encodings {
     native: Option<Bytes>,
+    events: Option<Bytes>,
+    personal_events: Option<Bytes>,
 }
 
 impl Encodings {
     /// The native frame.
     pub(crate) fn native(&mut self, message: &Outgoing<'_>) -> Bytes {
         self.native.get_or_insert_with(|| text_frame(|out| ServerFrame::Message(*message).write(out))).clone()
+    }
+
+    /// The block of Server-Sent Events, without the line that is each client's own.
+    pub(crate) fn events(&mut self, message: &Outgoing<'_>) -> Bytes {
+        self.events.get_or_insert_with(|| sse::message(message).into()).clone()
+    }
+
+    /// The same, for the stream of the user whose room it is.
+    pub(crate) fn personal_events(&mut self, message: &Outgoing<'_>) -> Bytes {
+        self.personal_events.get_or_insert_with(|| sse::personal_message(message).into()).clone()
     }
 }

@@ -14,12 +14,10 @@ mod token;
 
 use std::{cell::RefCell, convert::Infallible, future::Future, io, rc::Rc, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use carillon_platform::{
     auth::{KeptKeys, Revocations, TokenIssuer, TokenRevoker, TokenVerifier},
     bus::Bus,
 };
-use http_body_util::Full;
 use hyper::{
     Response,
     body::Incoming,
@@ -37,9 +35,17 @@ use crate::{Counters, Gateway, Page, config::Config, shard::Shard};
 pub(crate) use rates::Rates;
 pub(crate) use request::{AT_ONCE as REQUESTS_AT_ONCE, REFERENCE, Request};
 use strangers::{Stranger, Strangers};
+pub(crate) use token::refused as token_refused;
+
+/// Added to a request of HTTP/1.1, whose answer has its socket for itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Socket {
+    /// Cuts it off, whatever is still to be written.
+    pub(crate) abort: CancellationToken,
+}
 
 /// An answer on its way.
-pub(crate) type Reply = Response<Full<Bytes>>;
+pub(crate) type Reply = Response<reply::Body>;
 
 /// Header lines of a request, all told: a token of the longest kind, twice, and what browsers and proxies add.
 const HEAD_BYTES: usize = 32 * 1024;
@@ -163,18 +169,26 @@ async fn serve_http1(front: Rc<Front>, stream: TcpStream, stranger: Rc<Stranger>
     builder.timer(TokioTimer::new());
     builder.header_read_timeout(patience);
     builder.max_buf_size(HEAD_BYTES);
-    let draining = front.draining.clone();
-    let service = service_fn(move |request| {
+    let (draining, abort) = (front.draining.clone(), CancellationToken::new());
+    let socket = Socket { abort: abort.clone() };
+    let service = service_fn(move |mut request: hyper::Request<_>| {
         let (front, stranger) = (front.clone(), stranger.clone());
+        request.extensions_mut().insert(socket.clone());
         async move { answer(&front, &stranger, request).await }
     });
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    tokio::select! {
-        _ = connection.as_mut() => {}
-        () = draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+    let served = async {
+        tokio::select! {
+            _ = connection.as_mut() => {}
+            () = draining.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
         }
+    };
+    tokio::select! {
+        () = served => {}
+        () = abort.cancelled() => {}
     }
 }
 

@@ -7,14 +7,24 @@ use carillon_proto::{
     codes::Close,
     frame::{Outgoing, ServerFrame},
     ids::{Epoch, Offset, RoomName},
+    sse,
 };
 
 use crate::{
     config::Config,
     connection::{Connection, Written},
     door::{Door, Encodings},
+    events::{
+        body::{Block, take_block},
+        stream::Told,
+    },
     websocket::{codec::text_frame, socket::NativeSocket},
 };
+
+/// A client that takes nothing of what waits for so long, and has more waiting than may, is slow.
+const STUCK_MS: u32 = 1000;
+/// So many times the limit of an outbox may wait for a client that still takes some.
+const BURST: usize = 4;
 
 /// All connections of a shard, by place.
 pub(crate) struct Hub {
@@ -27,6 +37,8 @@ pub(crate) struct Hub {
     shard_id: String,
     told: carillon_proto::frame::Limits,
     outbox_bytes: usize,
+    /// Milliseconds of the shard's clock, wrapping, as of the last tick.
+    now_ms: u32,
     /// What waits in all outboxes together, and what may.
     waiting_bytes: usize,
     total_bytes: usize,
@@ -44,6 +56,7 @@ impl Hub {
             shard_id,
             told: config.told,
             outbox_bytes: config.outbox_bytes,
+            now_ms: 0,
             waiting_bytes: 0,
             total_bytes: config.outbox_total_bytes,
             dirty: Vec::new(),
@@ -73,7 +86,7 @@ impl Hub {
     pub(crate) fn native(&mut self, conn: Conn) -> Option<&mut NativeSocket> {
         match &mut self.get_mut(conn)?.door {
             Door::Native(socket) => Some(socket),
-            Door::Request(_) => None,
+            Door::Events(_) | Door::Request(_) => None,
         }
     }
 
@@ -113,6 +126,49 @@ impl Hub {
             }
         }
         self.on_queued(to, length);
+    }
+
+    /// Queues a block for a door that asks for blocks: `line`, which is the client's own and may be empty, and what others are sent
+    /// too. All of it or nothing, since a client that saw the line alone would believe that it saw the rest.
+    ///
+    /// Nothing can be written here to see whether the client is slow. It is, when it is over the limit and has taken nothing for
+    /// a while; what comes in at once may be more than an outbox, but not without end.
+    pub(crate) fn push_block(&mut self, to: Conn, line: Bytes, block: Bytes) {
+        let (limit, now_ms, length) = (self.outbox_bytes, self.now_ms, line.len() + block.len());
+        let Some(connection) = self.get_mut(to).filter(|connection| !connection.is_closing && length > 0) else { return };
+        let Door::Events(stream) = &mut connection.door else { return };
+        let waiting = connection.outbox.bytes();
+        if waiting == 0 {
+            stream.waits_since_ms = now_ms;
+        } else if waiting + length > limit {
+            let is_stuck = now_ms.wrapping_sub(stream.waits_since_ms) >= STUCK_MS;
+            if is_stuck || waiting + length > limit.saturating_mul(BURST) {
+                return self.close(to, Close::SlowConsumer);
+            }
+        }
+        for chunk in [line, block].into_iter().filter(|chunk| !chunk.is_empty()) {
+            connection.outbox.push(chunk, usize::MAX).expect("there is no limit here");
+        }
+        self.on_queued(to, length);
+    }
+
+    /// The next block of a connection that is asked for it, and whether that was the last.
+    pub(crate) fn pull(&mut self, conn: Conn) -> Option<(Block, bool)> {
+        let now_ms = self.now_ms;
+        let connection = self.get_mut(conn)?;
+        let before = connection.outbox.bytes();
+        let block = take_block(&mut connection.outbox)?;
+        let after = connection.outbox.bytes();
+        if let Door::Events(stream) = &mut connection.door {
+            stream.waits_since_ms = now_ms;
+        }
+        self.waiting_bytes -= before - after;
+        Some((block, after == 0))
+    }
+
+    /// Time passed.
+    pub(crate) fn on_tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms as u32;
     }
 
     /// More waits for a connection: it is written at the next flush.
@@ -191,6 +247,11 @@ impl Doors for Hub {
                 let frame = shared.native(message);
                 self.push(to, frame);
             }
+            Door::Events(stream) => {
+                let Some(id) = stream.on_message(message) else { return };
+                let block = if stream.is_personal { shared.personal_events(message) } else { shared.events(message) };
+                self.push_block(to, id, block);
+            }
             Door::Request(_) => {}
         }
     }
@@ -199,6 +260,10 @@ impl Doors for Hub {
         let Some(connection) = self.get_mut(to) else { return };
         match &mut connection.door {
             Door::Native(_) => self.push(to, text_frame(|out| frame.write(out))),
+            Door::Events(stream) => match stream.on_frame(frame) {
+                Told::Blocks(blocks) => self.push_block(to, Bytes::new(), blocks.into()),
+                Told::End => self.close(to, Close::Unavailable),
+            },
             Door::Request(request) => request.on_frame(frame),
         }
     }
@@ -207,6 +272,11 @@ impl Doors for Hub {
         let id = format!("{}-{}-{}", self.shard_id, to.index, to.life);
         let limits = self.told;
         let Some(connection) = self.get_mut(to) else { return };
+        if let Door::Events(stream) = &connection.door {
+            let connected = if stream.is_personal { sse::connected(connection.session.user()) } else { Vec::new() };
+            connection.is_open = true;
+            return self.push_block(to, Bytes::new(), connected.into());
+        }
         let connected = text_frame(|out| {
             let frame = ServerFrame::Connected {
                 user: connection.session.user(),
@@ -230,7 +300,7 @@ impl Doors for Hub {
     fn identity(&self, of: Conn) -> (&str, &str) {
         let Some(connection) = self.get(of) else { return ("", "") };
         let client = match &connection.door {
-            Door::Native(_) => connection.session.client().as_str(),
+            Door::Native(_) | Door::Events(_) => connection.session.client().as_str(),
             // What is said in nobody's name excludes nobody.
             Door::Request(request) => request.client.as_ref().map_or("", |client| client.as_str()),
         };

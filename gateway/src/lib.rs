@@ -4,6 +4,7 @@
 //!
 //! ```text
 //!   accept ─▶ http ─┬▶ websocket ─▶ connection ─▶ shard ─▶ bus
+//!                   ├▶ events ───▶     ┆
 //!                   ╰▶ request ──▶     ┆
 //!                      door ◀─ hub ◀───┴───────── shard ◀─ bus
 //! ```
@@ -13,6 +14,7 @@ mod connection;
 mod counters;
 mod door;
 pub mod engineio;
+mod events;
 mod http;
 mod hub;
 mod shard;

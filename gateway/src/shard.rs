@@ -9,7 +9,7 @@ use std::{
     net::TcpListener,
     rc::Rc,
     sync::Arc,
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -31,6 +31,7 @@ use carillon_proto::{
     frame::{ClientFrame, Incoming, ServerFrame},
     ids::{ClientId, GatewayId, PartitionId, UserId},
     link::{DownBatch, down_subject, up_subject},
+    sse,
 };
 use prost::Message as _;
 use tokio::{
@@ -47,6 +48,7 @@ use crate::{
     connection::{Connection, Written},
     counters::{Counters, Tally},
     door::Door,
+    events::{body::Pulled, retry_ms, stream::EventStream},
     http::{self, Shared},
     hub::Hub,
     websocket::{
@@ -277,6 +279,38 @@ impl Shard {
         }
     }
 
+    /// A client that listens to events. `Err`: there is no room for it, or nobody that it could be.
+    pub(crate) fn on_events(&mut self, stream: EventStream, opening: Opening) -> Result<Conn, Close> {
+        let user = self.admit(&opening).inspect_err(|why| self.counters.on_close(why.code()))?;
+        let now = self.now();
+        let joins = stream.joins();
+        let conn = self.open(user, Door::Events(Box::new(stream)), opening, now);
+        self.wheel.schedule(now.mono_ms + self.config.sse_heartbeat_ms, conn, Due::Heartbeat);
+        for (room, options) in joins {
+            let permit = self.hub.get(conn).and_then(|connection| connection.session.grants().join(room));
+            if let Some(permit) = permit {
+                self.rooms.join(conn, &permit, options, None, now, &mut self.hub);
+            }
+        }
+        Ok(conn)
+    }
+
+    /// The next block for a body that has room for one.
+    pub(crate) fn pull(&mut self, conn: Conn, cx: &mut Context<'_>) -> Pulled {
+        let Some(connection) = self.hub.get_mut(conn) else { return Pulled::Over };
+        match &mut connection.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        let Some((block, is_last)) = self.hub.pull(conn) else { return Pulled::Later };
+        if is_last {
+            let now = self.now();
+            self.rooms.on_drained(conn, now);
+            self.want_flush();
+        }
+        Pulled::Block(block)
+    }
+
     /// Takes a place for one connection more, by whatever door, if there is one: [`Self::open`] has to follow.
     fn admit(&self, opening: &Opening) -> Result<UserId, Close> {
         if self.is_draining {
@@ -342,7 +376,12 @@ impl Shard {
     fn place(&mut self, session: Session, mark: TokenMark, info: Option<Box<str>>, door: Door) -> Conn {
         self.lives = self.lives.wrapping_add(1);
         let conn = Conn { index: self.rooms.next_index(), life: self.lives };
+        let listens = matches!(door, Door::Events(_));
         self.hub.insert(conn, Box::new(Connection::new(self.lives, session, info, door)), mark);
+        if listens {
+            // Before anything else, so that a client that gets no further knows when to come back.
+            self.hub.push_block(conn, Bytes::new(), sse::retry(self.config.sse_retry_ms).into());
+        }
         conn
     }
 
@@ -559,6 +598,7 @@ impl Shard {
 
     fn on_tick(&mut self) {
         let now = self.now();
+        self.hub.on_tick(now.mono_ms);
         while let Some(due) = self.wheel.pop(now.mono_ms) {
             for (conn, due) in due {
                 self.on_due(conn, due, now);
@@ -577,7 +617,15 @@ impl Shard {
         match due {
             Due::Welcome if connection.is_open => {}
             Due::Welcome => self.hub.close(conn, Close::Unavailable),
-            Due::Heartbeat => self.on_heartbeat(conn, now),
+            Due::Heartbeat => match &mut connection.door {
+                Door::Native(_) => self.on_heartbeat(conn, now),
+                Door::Events(stream) => {
+                    let block = stream.heartbeat();
+                    self.hub.push_block(conn, Bytes::new(), block.into());
+                    self.wheel.schedule(now.mono_ms + self.config.sse_heartbeat_ms, conn, Due::Heartbeat);
+                }
+                Door::Request(_) => {}
+            },
             Due::Expiry => {
                 let expires_at_ms = connection.session.expires_at_ms();
                 if expires_at_ms.saturating_add(self.config.leeway_ms) <= now.unix_ms {
@@ -590,6 +638,8 @@ impl Shard {
                 let retry_ms = fastrand::u32(0..=DRAIN_JITTER_MS);
                 match connection.door {
                     Door::Native(_) => self.hub.frame(conn, &ServerFrame::Draining { retry_after_ms: retry_ms }),
+                    // Told by how it ends.
+                    Door::Events(_) => {}
                     // It is answered before long.
                     Door::Request(_) => return,
                 }
@@ -642,6 +692,7 @@ impl Shard {
                     connection.wake();
                 }
             }
+            Written::Later => {}
             Written::Broken => self.drop_connection(conn),
         }
     }
@@ -656,9 +707,29 @@ impl Shard {
         let Some(connection) = self.hub.get(conn) else { return };
         match connection.door {
             Door::Native(_) => self.end_native(conn, codec::close_frame(Some(why.code()), &why.reason())),
+            Door::Events(_) => self.end_events(conn, why),
             // Whoever waits for its answer is told that there is none.
             Door::Request(_) => self.drop_connection(conn),
         }
+    }
+
+    /// What waits is taken by the body, and behind it when to come back. A client that does not take it is cut off.
+    fn end_events(&mut self, conn: Conn, why: Close) {
+        let Some(Connection { door: Door::Events(stream), mut outbox, .. }) = self.forget(conn).map(|connection| *connection)
+        else {
+            return;
+        };
+        let retry = sse::retry(retry_ms(why, self.config.sse_retry_ms));
+        outbox.push(retry.into(), usize::MAX).expect("there is no limit here");
+        let EventStream { rest, gone, abort, .. } = *stream;
+        *rest.borrow_mut() = outbox;
+        tokio::task::spawn_local(self.goodbyes.track_future(async move {
+            if timeout(GOODBYE, gone).await.is_err()
+                && let Some(abort) = abort
+            {
+                abort.cancel();
+            }
+        }));
     }
 
     fn end_native(&mut self, conn: Conn, close: Bytes) {
@@ -672,7 +743,7 @@ impl Shard {
         let connection = self.hub.remove(conn)?;
         connection.wake();
         match connection.door {
-            Door::Native(_) => {
+            Door::Native(_) | Door::Events(_) => {
                 self.tally.connections -= 1;
                 self.counters.leave_place();
             }

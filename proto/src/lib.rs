@@ -6,8 +6,10 @@
 
 pub mod claims;
 pub mod codes;
+pub mod cursor;
 pub mod frame;
 pub mod ids;
+pub mod sse;
 
 /// The auth service, client and server: see `carillon/auth/v1/auth.proto`.
 #[cfg(feature = "grpc")]

@@ -11,7 +11,7 @@ use carillon_proto::{
 use serde_json::{Map, Value, json, value::RawValue};
 
 /// The sources that read vectors. Which rooms a grant reaches is a rule, so that `carillon-core` reads those.
-const READERS: [&str; 2] = [include_str!("vectors.rs"), include_str!("../../core/tests/vectors.rs")];
+const READERS: [&str; 3] = [include_str!("vectors.rs"), include_str!("doors.rs"), include_str!("../../core/tests/vectors.rs")];
 
 #[test]
 fn every_vector_has_a_reader() {

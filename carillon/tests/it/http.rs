@@ -296,3 +296,22 @@ async fn pages_on_the_list_may_ask() {
     let same = post("lobby", r#"{"payload":1}"#).header("origin", "http://a").header("sec-fetch-site", "same-origin");
     assert_eq!(same.token(&server.token("ada")).to(&server).await.status, 201);
 }
+
+#[tokio::test]
+async fn openapi_is_the_committed_file() {
+    const COMMITTED: &str = include_str!("../../../gateway/openapi.json");
+    let server = Server::start().await;
+    let served = Call::new("GET", "/openapi.json").to(&server).await;
+    assert_eq!((served.status, served.body.as_str()), (200, COMMITTED));
+    let document: serde_json::Value = serde_json::from_str(COMMITTED).unwrap();
+    // What it describes is there.
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let filled = path.replace("{room}", "lobby").replace("{userId}", "ada").replace("{id}", "ada");
+        for method in methods.as_object().unwrap().keys().filter(|key| *key != "parameters") {
+            let answer = Call::new(&method.to_uppercase(), &filled).to(&server).await;
+            assert!(matches!(answer.status, 200 | 400 | 401 | 503), "{method} {path}: {}", answer.status);
+            let described = &methods[method]["responses"];
+            assert!(described.get(answer.status.to_string()).is_some(), "{method} {path}: {}", answer.status);
+        }
+    }
+}

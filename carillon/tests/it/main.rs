@@ -2,6 +2,7 @@
 //! suite for every shape that the product is run in, see [`server::Shape`]; a file per subject.
 
 mod client;
+mod listener;
 mod load;
 mod server;
 
@@ -26,6 +27,7 @@ mod history;
 mod resume;
 mod retention;
 
+mod events;
 mod http;
 
 mod bad_frames;

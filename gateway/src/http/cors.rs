@@ -37,12 +37,12 @@ pub(crate) fn not_listed() -> Problem {
 }
 
 /// Whether the browser itself says that the page is this server's (Fetch Metadata, section 2.3). No page can set the header.
-pub(super) fn is_same_origin(headers: &HeaderMap) -> bool {
+pub(crate) fn is_same_origin(headers: &HeaderMap) -> bool {
     headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin")
 }
 
 /// Whether an `Origin` is on the list.
-pub(super) fn is_allowed(origin: &HeaderValue, origins: &Origins) -> bool {
+pub(crate) fn is_allowed(origin: &HeaderValue, origins: &Origins) -> bool {
     origin.to_str().is_ok_and(|origin| origins.allows(origin))
 }
 

@@ -1,29 +1,79 @@
 //! What requests are answered: JSON, problems (RFC 9457), and the pages of the binary.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use carillon_proto::codes::ErrorCode;
 use http::{
     Response, StatusCode,
     header::{self, HeaderValue},
 };
-use http_body_util::Full;
+use hyper::body::{Frame, SizeHint};
 
 use super::Reply;
-use crate::Page;
+use crate::{
+    Page,
+    events::body::{Block, EventBody},
+};
 
-/// Nothing but a status.
-pub(crate) fn empty(status: StatusCode) -> Reply {
-    let mut response = Response::new(Full::default());
+/// What an answer carries.
+pub(crate) enum Body {
+    /// All of it.
+    Whole(Bytes),
+    /// A stream of events.
+    Events(EventBody),
+}
+
+impl Body {
+    pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
+        Self::Whole(bytes.into())
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Block;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Block>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes).chain(Bytes::new()))))),
+            Self::Events(events) => Pin::new(events).poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Events(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// An answer with this status and this body, and nothing said of it yet.
+pub(crate) fn with_body(status: StatusCode, body: Body) -> Reply {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response
 }
 
+/// Nothing but a status.
+pub(crate) fn empty(status: StatusCode) -> Reply {
+    with_body(status, Body::whole(Bytes::new()))
+}
+
 /// A JSON text.
 pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Reply {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
+    let mut response = with_body(status, Body::whole(body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -105,7 +155,7 @@ impl Problem {
 
 /// A page of the binary.
 pub(super) fn show(page: &Page) -> Reply {
-    let mut response = Response::new(Full::new(Bytes::from_static(page.body)));
+    let mut response = with_body(StatusCode::OK, Body::whole(Bytes::from_static(page.body)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(page.content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -13,10 +13,13 @@ use percent_encoding::percent_decode_str;
 
 use super::{
     Front, HEAD_BYTES, Reply, cors, others,
-    reply::{Problem, show},
+    reply::{Problem, json, show},
     rooms,
 };
-use crate::websocket;
+use crate::{events, websocket};
+
+/// All of this, for programs (OpenAPI 3.1).
+const OPENAPI: &str = include_str!("../../openapi.json");
 
 /// Answers any request.
 pub(super) async fn answer(front: &Rc<Front>, request: Request<Incoming>) -> Reply {
@@ -68,6 +71,12 @@ async fn route(front: &Rc<Front>, request: Request<Incoming>) -> Result<Reply, P
         (["tokens" | "revocations"] | ["users", _, "disconnect"], _) => Ok(not_allowed("POST, OPTIONS")),
         ([".well-known", "jwks.json"], &Method::GET | &Method::HEAD) => others::public_keys(front).await,
         ([".well-known", "jwks.json"], _) => Ok(not_allowed("GET, HEAD")),
+        (["events"] | ["events", _], &Method::OPTIONS) => Ok(cors::preflight("GET")),
+        (["events"], &Method::GET) => events::open(front, request, None).await,
+        (["events", user], &Method::GET) => events::open(front, request, Some(user)).await,
+        (["events"] | ["events", _], _) => Ok(not_allowed("GET, OPTIONS")),
+        (["openapi.json"], &Method::GET) => Ok(json(StatusCode::OK, OPENAPI)),
+        (["openapi.json"], _) => Ok(not_allowed("GET")),
         _ => Err(Problem::bad(StatusCode::NOT_FOUND, "there is nothing here")),
     }
 }

@@ -37,7 +37,7 @@ impl Front {
 }
 
 /// Why a token gets nothing.
-pub(super) fn refused(why: Close) -> Problem {
+pub(crate) fn refused(why: Close) -> Problem {
     match why {
         Close::Unavailable => {
             Problem::new(ErrorCode::Unavailable, "the token can't be checked now").retry_after_ms(UNVERIFIED_RETRY_MS)
