@@ -32,6 +32,7 @@ use smallvec::SmallVec;
 use crate::{
     Now,
     grants::{MayJoin, MayPublish, MayRead},
+    link::PAGE_BYTES,
 };
 use owner::{Owner, Pending};
 use presence::Known;
@@ -84,6 +85,9 @@ pub struct RoomLimits {
     pub replay_messages: u32,
     /// A member that catches up is fed while its outbox holds less than this.
     pub replay_outbox_bytes: usize,
+    /// Pages under way and outboxes together may hold so many bytes before further members that catch up wait for their turn:
+    /// many that come back at once must not push each other over the limit of all outboxes.
+    pub replay_total_bytes: usize,
     /// How long a publish is repeated before its outcome is called unknown.
     pub publish_timeout_ms: u64,
     /// How long a join or a read may wait for the owner.
@@ -101,6 +105,7 @@ impl Default for RoomLimits {
             rooms_per_connection: 256,
             replay_messages: 1000,
             replay_outbox_bytes: 256 * 1024,
+            replay_total_bytes: 512 * 1024 * 1024,
             publish_timeout_ms: 15_000,
             request_timeout_ms: 10_000,
             pending_publishes: 8192,
@@ -153,6 +158,12 @@ pub struct Rooms {
     owners: [Owner; PARTITIONS as usize],
     reads: HashMap<u64, Reading>,
     catch_ups: HashMap<(RoomKey, u32), CatchUp>,
+    /// Members that wait for their turn to read.
+    queue: VecDeque<(RoomName, Conn)>,
+    /// Pages that were asked for and have not come.
+    pages: usize,
+    /// In all outboxes.
+    waiting_bytes: usize,
     next_read: u64,
     next_publish: u64,
     /// Joins and reads that may wait until then, in order: they all wait equally long.
@@ -229,6 +240,8 @@ enum Waits {
     Page(u64),
     /// Its own outbox, to drain.
     Drain,
+    /// Its turn: others that catch up fill all the room there is.
+    Turn,
 }
 
 #[derive(Debug)]
@@ -289,6 +302,9 @@ impl Rooms {
             owners: std::array::from_fn(|_| Owner::default()),
             reads: HashMap::new(),
             catch_ups: HashMap::new(),
+            queue: VecDeque::new(),
+            pages: 0,
+            waiting_bytes: 0,
             next_read: 0,
             next_publish: 0,
             deadlines: VecDeque::new(),
@@ -436,6 +452,18 @@ impl Rooms {
         }
     }
 
+    /// So many bytes wait in all outboxes: members that wait for their turn read on as soon as there is room.
+    pub fn on_outboxes(&mut self, waiting_bytes: usize, now: Now) {
+        self.waiting_bytes = waiting_bytes;
+        while !self.queue.is_empty() && self.may_read() {
+            let Some((room, conn)) = self.queue.pop_front() else { return };
+            let Some(key) = self.names.get(&room).copied().filter(|_| self.is_here(conn)) else { continue };
+            if self.catch_ups.get(&(key, conn.index)).is_some_and(|catch_up| catch_up.waits == Waits::Turn) {
+                self.read_on(key, conn, now);
+            }
+        }
+    }
+
     /// Time passed: heartbeats, silent owners, what waited too long.
     pub fn on_tick(&mut self, now: Now, doors: &mut impl Doors) {
         for partition in PartitionId::all() {
@@ -508,6 +536,29 @@ impl Rooms {
         self.catch_ups.get(&(room, conn.index)).is_some_and(|catch_up| catch_up.waits == Waits::Drain)
     }
 
+    fn may_read(&self) -> bool {
+        self.pages == 0 || self.waiting_bytes + self.pages * PAGE_BYTES < self.limits.replay_total_bytes
+    }
+
+    fn take_reading(&mut self, read: u64) -> Option<Reading> {
+        let reading = self.reads.remove(&read)?;
+        self.pages -= usize::from(matches!(reading, Reading::CatchUp { .. }));
+        Some(reading)
+    }
+
+    /// A member catches up in this way from now on, or (`None`) not any more: what was asked for it before is of no use.
+    fn set_catch_up(&mut self, room: RoomKey, conn: Conn, catch_up: Option<CatchUp>) -> Option<CatchUp> {
+        let place = (room, conn.index);
+        let old = match catch_up {
+            Some(catch_up) => self.catch_ups.insert(place, catch_up),
+            None => self.catch_ups.remove(&place),
+        };
+        if let Some(CatchUp { waits: Waits::Page(read) | Waits::Present(read), .. }) = &old {
+            self.take_reading(*read);
+        }
+        old
+    }
+
     fn owner(&mut self, room: &RoomName) -> &mut Owner {
         &mut self.owners[room.partition().index()]
     }
@@ -544,7 +595,7 @@ impl Rooms {
 
     /// Takes a member's place away. The last member moves into it, so that this costs the same in a room of any size.
     fn unseat(&mut self, conn: Conn, user: &UserId, joined: Joined, left: bool, now: Now) {
-        self.catch_ups.remove(&(joined.room, conn.index));
+        self.set_catch_up(joined.room, conn, None);
         if joined.place == NOT_YET {
             return;
         }

@@ -51,6 +51,8 @@ impl Config {
                 rooms_per_connection: limits.rooms_per_connection,
                 replay_messages: u32::try_from(limits.replay_messages).unwrap_or(u32::MAX),
                 replay_outbox_bytes: limits.outbox_bytes / 4,
+                // The other half is for what is said meanwhile.
+                replay_total_bytes: limits.outbox_total_bytes / shards / 2,
                 publish_timeout_ms: limits.publish_timeout_ms,
                 request_timeout_ms: limits.request_timeout_ms,
                 ..RoomLimits::default()

@@ -199,6 +199,11 @@ impl Hub {
         self.waiting_bytes -= before - after;
     }
 
+    /// What waits in all outboxes together.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
     /// Closes the largest debtors while all outboxes together are over their limit. A tenth more than need be, so that this
     /// search over all connections is rare. Whether there were any.
     pub(crate) fn keep_total(&mut self) -> bool {

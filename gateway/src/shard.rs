@@ -765,6 +765,7 @@ impl Shard {
             self.end(conn, why);
         }
         let now = self.now();
+        self.rooms.on_outboxes(self.hub.waiting_bytes(), now);
         while let Some((partition, batch)) = self.rooms.poll_batch(now) {
             self.bus.publish(&self.subjects[partition.index()], batch.encode_to_vec().into());
         }

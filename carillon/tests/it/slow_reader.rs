@@ -90,3 +90,27 @@ async fn quick_reader_outlives_a_burst() {
     ada.say_all("lobby", vec![payload; MESSAGES as usize]).await;
     reading.await.unwrap();
 }
+
+#[tokio::test]
+async fn many_resumes_leave_each_other_room() {
+    // 40 pages of 250 KB at once are several times what all outboxes may hold.
+    const MEMBERS: usize = 40;
+    const MESSAGES: u64 = 60;
+    let server = Server::with(&[("gateway.shards", "1"), ("limits.outbox_total_bytes", "2097152")]).await;
+    let mut ada = server.connect("ada").await;
+    let payload = format!(r#""{}""#, "x".repeat(20_000));
+    ada.say_all("lobby", vec![payload; MESSAGES as usize]).await;
+    let mut members = Vec::new();
+    for member in 0..MEMBERS {
+        members.push(server.connect(&format!("member{member}")).await);
+    }
+    // None reads before all have asked.
+    for member in &mut members {
+        member.send(r#"{"type":"join","room":"lobby","since":0}"#).await;
+    }
+    for member in &mut members {
+        assert!(member.expect("joined").await.flag("recovered"));
+        member.hears(1..=MESSAGES).await;
+    }
+    assert_eq!(server.metric(r#"carillon_closes_total{code="4101"}"#).await, 0);
+}

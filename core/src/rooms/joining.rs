@@ -137,7 +137,7 @@ impl Rooms {
         // A claim that does not fit what this gateway knows may still be right: another one may be ahead. The owner's page
         // comes in order with its deliveries, so that by then this gateway knows as much as the owner.
         let (name, deadline_ms) = (room.name.clone(), owed.deadline_ms);
-        self.catch_ups.insert((key, conn.index), CatchUp { position, owed: Some(owed), waits: Waits::Drain, is_lenient });
+        self.set_catch_up(key, conn, Some(CatchUp { position, owed: Some(owed), waits: Waits::Drain, is_lenient }));
         self.deadlines.push_back((deadline_ms.max(now.mono_ms), Waiting::Join(name, conn)));
         self.read_on(key, conn, now);
     }
@@ -195,15 +195,19 @@ impl Rooms {
     /// Asks for the next page of a member that catches up.
     pub(super) fn read_on(&mut self, key: RoomKey, conn: Conn, now: Now) {
         let name = self.rooms[key as usize].name.clone();
+        if !self.may_read() {
+            self.catch_ups.get_mut(&(key, conn.index)).expect("it catches up").waits = Waits::Turn;
+            return self.queue.push_back((name, conn));
+        }
         let position = self.catch_ups[&(key, conn.index)].position;
         let read = self.new_read(&name, read::Span::After(position), self.limits.replay_messages);
         self.catch_ups.get_mut(&(key, conn.index)).expect("found above").waits = Waits::Page(read.read);
+        self.reads.insert(read.read, Reading::CatchUp { conn });
+        self.pages += 1;
         // A room that is being attached anew asks once it is.
         if self.rooms[key as usize].is_attached {
-            self.reads.insert(read.read, Reading::CatchUp { conn });
-            return self.owner(&name).queue(up::Item::Read(read), now.mono_ms);
+            self.owner(&name).queue(up::Item::Read(read), now.mono_ms);
         }
-        self.reads.insert(read.read, Reading::CatchUp { conn });
     }
 
     /// A page for a member that catches up.
@@ -293,7 +297,7 @@ impl Rooms {
             if self.catch_ups.get(&(key, conn.index)).is_some_and(|catch_up| catch_up.owed.is_some()) {
                 continue;
             }
-            self.catch_ups.remove(&(key, conn.index));
+            self.set_catch_up(key, conn, None);
             let joined = ServerFrame::Joined {
                 room: &name,
                 reference: None,
@@ -317,7 +321,7 @@ impl Rooms {
             behind.push(member.conn);
         }
         for conn in behind {
-            self.catch_ups.insert((key, conn.index), CatchUp { position, owed: None, waits: Waits::Drain, is_lenient: false });
+            self.set_catch_up(key, conn, Some(CatchUp { position, owed: None, waits: Waits::Drain, is_lenient: false }));
             self.read_on(key, conn, now);
         }
     }
@@ -329,7 +333,7 @@ impl Rooms {
         for conn in reading.collect::<Vec<_>>() {
             match self.catch_ups.get(&(key, conn.index)).map(|catch_up| catch_up.waits) {
                 Some(Waits::Page(read)) => {
-                    self.reads.remove(&read);
+                    self.take_reading(read);
                     self.read_on(key, conn, now);
                 }
                 Some(Waits::Present(who)) => {
@@ -341,7 +345,7 @@ impl Rooms {
                 }
                 // Said again with the attach.
                 Some(Waits::Counted(_)) => {}
-                Some(Waits::Drain) | None => {}
+                Some(Waits::Drain | Waits::Turn) | None => {}
             }
         }
     }
@@ -378,7 +382,7 @@ impl Rooms {
     /// room's messages must not believe that it is one.
     pub(super) fn give_up_joins(&mut self, key: RoomKey, conn: Conn, now: Now, doors: &mut impl Doors) {
         let name = self.rooms[key as usize].name.clone();
-        let catch_up = self.catch_ups.remove(&(key, conn.index));
+        let catch_up = self.set_catch_up(key, conn, None);
         let mut references = Vec::new();
         let owed = catch_up.and_then(|catch_up| catch_up.owed);
         let since = owed.as_ref().and_then(|owed| owed.claim.as_ref()).map(|(since, _)| *since);
@@ -399,7 +403,7 @@ impl Rooms {
             // Every connection is in its personal room for life: it goes on from where it says it stands.
             let position = since.unwrap_or(self.rooms[key as usize].last);
             let catch_up = CatchUp { position, owed: None, waits: Waits::Drain, is_lenient: true };
-            self.catch_ups.insert((key, conn.index), catch_up);
+            self.set_catch_up(key, conn, Some(catch_up));
             return self.retries.push((name, Some(conn)));
         }
         let joined = &mut self.conns[conn.index as usize].joined;

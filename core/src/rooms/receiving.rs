@@ -158,7 +158,7 @@ impl Rooms {
     }
 
     fn on_page(&mut self, page: &Page, now: Now, doors: &mut impl Doors) -> bool {
-        match self.reads.remove(&page.read) {
+        match self.take_reading(page.read) {
             None | Some(Reading::Join { .. } | Reading::Presence { .. }) => {}
             Some(Reading::CatchUp { conn }) => self.on_replay(conn, page, now, doors),
             Some(Reading::History { conn, reference, .. }) => {
@@ -189,7 +189,7 @@ impl Rooms {
                     failure(doors, pending.conn, failed, pending.reference.as_deref(), room);
                 }
             }
-            Some(failed::Of::Read(read)) => match self.reads.remove(&read) {
+            Some(failed::Of::Read(read)) => match self.take_reading(read) {
                 Some(Reading::History { conn, reference, .. }) if self.is_here(conn) => {
                     let room = RoomName::parse(&failed.room).ok();
                     failure(doors, conn, failed, reference.as_deref(), room.as_ref());
