@@ -3,10 +3,14 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=carillon");
-    let messages = protox::compile(
-        ["carillon/link/v1/link.proto", "carillon/log/v1/record.proto", "carillon/notice/v1/notice.proto"],
-        ["."],
-    )?;
+    let messages = [
+        "carillon/link/v1/link.proto",
+        "carillon/log/v1/record.proto",
+        "carillon/notice/v1/notice.proto",
+        "carillon/engineio/v1/engineio.proto",
+        "carillon/socketio/v1/record.proto",
+    ];
+    let messages = protox::compile(messages, ["."])?;
     prost_build::Config::new().bytes(["."]).compile_fds(messages)?;
     #[cfg(feature = "grpc")]
     tonic_prost_build::configure().compile_fds(protox::compile(["carillon/auth/v1/auth.proto"], ["."])?)?;

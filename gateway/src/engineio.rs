@@ -3,10 +3,13 @@
 //! rules are a plain state machine ([`peer`]), the [`Server`] around it carries requests and frames to it. What is said over
 //! it is the [`Application`]'s business: the Socket.IO door here, an echo in the examples.
 
+mod bridge;
+mod elsewhere;
 pub mod packet;
 pub mod peer;
 pub mod request;
 mod server;
 mod websocket;
 
+pub use elsewhere::Elsewhere;
 pub use server::{Application, Config, Cors, Server, Socket};

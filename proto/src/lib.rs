@@ -59,3 +59,28 @@ pub mod notice {
     /// Where all gateways listen.
     pub const SUBJECT: &str = "notice";
 }
+
+/// Between gateway shards, about Engine.IO clients: see `carillon/engineio/v1/engineio.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod engineio {
+    include!(concat!(env!("OUT_DIR"), "/carillon.engineio.v1.rs"));
+
+    use crate::ids::GatewayId;
+
+    /// The format of every envelope; a reader ignores versions that it does not know.
+    pub const VERSION: u32 = 1;
+
+    /// Where a gateway shard hears others.
+    pub fn subject(gateway: GatewayId) -> String {
+        format!("eio.{gateway}")
+    }
+}
+
+/// What is kept of Socket.IO clients: see `carillon/socketio/v1/record.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod socketio {
+    include!(concat!(env!("OUT_DIR"), "/carillon.socketio.v1.rs"));
+
+    /// The format of every record; a reader ignores versions that it does not know.
+    pub const VERSION: u32 = 1;
+}

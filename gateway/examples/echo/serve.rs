@@ -21,7 +21,7 @@ pub(crate) fn run(path: &'static str, app: impl Application) -> anyhow::Result<(
         queue_bytes: 16 * 1_000_000,
         cors: Cors::Any,
     };
-    let server = Server::new(GatewayId(uuid::Uuid::new_v4().into_bytes()), config, app);
+    let server = Server::new(GatewayId(uuid::Uuid::new_v4().into_bytes()), config, None, app);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, serve(path, server))
 }

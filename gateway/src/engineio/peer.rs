@@ -268,6 +268,16 @@ impl Peer {
         Some(packet)
     }
 
+    /// As many packets for the WebSocket as one payload carries.
+    pub fn poll_payload(&mut self) -> Option<Bytes> {
+        if !self.is_on_websocket || self.queue.is_empty() {
+            return None;
+        }
+        let payload = take_payload(&mut self.queue, PAYLOAD_BYTES);
+        self.queued_bytes = self.queue.iter().map(Outgoing::len).sum();
+        Some(payload.into())
+    }
+
     /// Time passed.
     pub fn on_time(&mut self, now_ms: u64) {
         if self.probe.as_ref().is_some_and(|probe| probe.until_ms <= now_ms) {
@@ -323,7 +333,7 @@ impl Peer {
 
     /// Whether nothing can come of it any more.
     pub fn is_forgotten(&self, now_ms: u64) -> bool {
-        self.over.is_some() && !self.is_polled && (self.forget_at_ms <= now_ms || self.is_on_websocket)
+        self.over.is_some() && !self.is_polled && self.forget_at_ms <= now_ms
     }
 }
 

@@ -88,7 +88,29 @@ impl Refused {
         }
     }
 
-    /// The body: which of the six it is.
+    const ALL: [Self; 8] = [
+        Self::UnknownTransport,
+        Self::UnknownSid,
+        Self::BadHandshakeMethod,
+        Self::BadRequest,
+        Self::Forbidden,
+        Self::UnsupportedVersion,
+        Self::TooLarge,
+        Self::NotNow,
+    ];
+
+    /// Its number between gateways, from 1 on.
+    pub(super) fn number(self) -> u32 {
+        1 + Self::ALL.iter().position(|known| *known == self).expect("all are listed") as u32
+    }
+
+    /// From its number; whatever a newer gateway means by others, the connection can't be had.
+    pub(super) fn of_number(number: u32) -> Self {
+        let index = number.checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        index.and_then(|index| Self::ALL.get(index)).copied().unwrap_or(Self::UnknownSid)
+    }
+
+    /// The body, with the code and the text.
     pub fn body(self) -> Bytes {
         let (_, code, message) = self.parts();
         format!(r#"{{"code":{code},"message":"{message}"}}"#).into()
@@ -172,5 +194,9 @@ mod tests {
         assert_eq!(Refused::BadHandshakeMethod.body(), r#"{"code":2,"message":"Bad handshake method"}"#);
         assert_eq!(Refused::UnsupportedVersion.body(), r#"{"code":5,"message":"Unsupported protocol version"}"#);
         assert_eq!(Refused::UnknownSid.response().status(), 400);
+        for refused in Refused::ALL {
+            assert_eq!(Refused::of_number(refused.number()), refused);
+        }
+        assert_eq!(Refused::of_number(99), Refused::UnknownSid);
     }
 }

@@ -10,15 +10,17 @@ use std::{
 
 use bytes::Bytes;
 use carillon_platform::settings::Origins;
-use carillon_proto::ids::GatewayId;
+use carillon_proto::{engineio::Step, ids::GatewayId};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 
 use super::{
-    packet::{Outgoing, Part, parse_payload},
-    peer::{Over, Peer, Polled, Times},
+    bridge,
+    elsewhere::Elsewhere,
+    packet::{Outgoing, Packet, Part, parse_payload},
+    peer::{Over, Peer, Polled, Probed, Times},
     request::{self, Asked, Refused, Sid, Transport},
     websocket,
 };
@@ -27,7 +29,7 @@ use crate::websocket::handshake;
 /// How often what is due is looked for.
 const TICK: Duration = Duration::from_millis(20);
 /// What a WebSocket that probes may take to take over: the reference server's time.
-const UPGRADE_MS: u64 = 10_000;
+pub(super) const UPGRADE_MS: u64 = 10_000;
 /// See [`Times::goodbye_ms`].
 const GOODBYE_MS: u64 = 5_000;
 /// What waits may be so many times [`Config::queue_bytes`] until the next tick, when it must be below it again.
@@ -188,6 +190,7 @@ pub struct Server<A> {
     app: A,
     config: Config,
     owner: GatewayId,
+    elsewhere: Option<Rc<Elsewhere>>,
     start: Instant,
     numbers: Cell<u64>,
     sockets: RefCell<HashMap<Sid, Socket>>,
@@ -196,12 +199,13 @@ pub struct Server<A> {
 }
 
 impl<A: Application> Server<A> {
-    /// Without any peer. Call [`Self::run`] beside it.
-    pub fn new(owner: GatewayId, config: Config, app: A) -> Rc<Self> {
+    /// Without any peer. Call [`Self::run`] beside it, and [`Elsewhere::run`] where peers may be elsewhere.
+    pub fn new(owner: GatewayId, config: Config, elsewhere: Option<Rc<Elsewhere>>, app: A) -> Rc<Self> {
         Rc::new(Self {
             app,
             config,
             owner,
+            elsewhere,
             start: Instant::now(),
             numbers: Cell::new(0),
             sockets: RefCell::default(),
@@ -430,8 +434,70 @@ impl<A: Application> Server<A> {
         response
     }
 
+    /// One step of a peer's, asked for by another shard.
+    ///
+    /// # Errors
+    /// What the request, or the WebSocket, is to be refused with.
+    pub(super) async fn step(self: &Rc<Self>, sid: Sid, step: Step, body: Bytes) -> Result<Bytes, Refused> {
+        match step {
+            Step::Poll => return self.poll(sid).await,
+            Step::Hear => return self.hear(sid).await,
+            Step::Post => {
+                let socket = self.begin_post(sid)?;
+                return self.on_post(&socket, Ok(body)).map(|()| Bytes::new());
+            }
+            _ => {}
+        }
+        let socket = self.find(sid)?;
+        let is_done = {
+            let now_ms = self.now_ms();
+            let mut peer = socket.peer().borrow_mut();
+            match step {
+                Step::Probe => peer.on_probe(now_ms) && peer.on_probe_packet(Packet::Ping("probe")) == Probed::Answer,
+                Step::Upgrade => peer.on_probe_packet(Packet::Upgrade) == Probed::Upgraded,
+                Step::ProbeGone => {
+                    peer.on_probe_gone();
+                    true
+                }
+                Step::Gone => {
+                    peer.end(Over::Lost, now_ms);
+                    true
+                }
+                Step::Say => peer.is_on_websocket(),
+                Step::Unspecified | Step::Poll | Step::Hear | Step::Post => false,
+            }
+        };
+        let is_done = is_done && (step != Step::Say || self.on_payload(&socket, &body).is_ok());
+        if step == Step::Say && !is_done {
+            socket.peer().borrow_mut().end(Over::Violation, self.now_ms());
+        }
+        self.settle(&socket);
+        if is_done { Ok(Bytes::new()) } else { Err(Refused::BadRequest) }
+    }
+
+    /// Waits for what is to be said over a WebSocket that another shard carries.
+    async fn hear(&self, sid: Sid) -> Result<Bytes, Refused> {
+        let socket = self.find(sid)?;
+        loop {
+            let payload = socket.peer().borrow_mut().poll_payload();
+            match payload {
+                Some(payload) => {
+                    if socket.waiting_bytes() == 0 && !socket.is_over() {
+                        self.app.on_drained(&socket);
+                    }
+                    return Ok(payload);
+                }
+                None if socket.is_over() || !socket.peer().borrow().is_on_websocket() => return Err(Refused::UnknownSid),
+                None => socket.carried().await,
+            }
+        }
+    }
+
     async fn serve(self: &Rc<Self>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refused> {
         let Asked { transport, sid } = request::read(&request)?;
+        if let (Some(sid), Some(elsewhere)) = (sid.filter(|sid| sid.owner() != self.owner), &self.elsewhere) {
+            return self.serve_elsewhere(elsewhere, transport, sid, request).await;
+        }
         let is_known = sid.is_none_or(|sid| self.sockets.borrow().contains_key(&sid));
         match (transport, sid) {
             (_, Some(_)) if !is_known => Err(Refused::UnknownSid),
@@ -453,6 +519,35 @@ impl<A: Application> Server<A> {
                 }
                 _ => Err(Refused::BadRequest),
             },
+        }
+    }
+
+    /// A request about a peer that another shard holds.
+    async fn serve_elsewhere(
+        self: &Rc<Self>,
+        elsewhere: &Rc<Elsewhere>,
+        transport: Transport,
+        sid: Sid,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Refused> {
+        match (transport, request.method()) {
+            (Transport::Polling, &Method::GET) => elsewhere.ask(sid, Step::Poll, Bytes::new()).await.map(text),
+            (Transport::Polling, &Method::POST) => {
+                let body = self.body(request.into_body()).await?;
+                elsewhere.ask(sid, Step::Post, body).await.map(|_| text(Bytes::from_static(b"ok")))
+            }
+            (Transport::Polling, _) => Err(Refused::BadRequest),
+            (Transport::WebSocket, _) => {
+                let accept = handshake::accept(&request).map_err(|_| Refused::BadRequest)?;
+                let (elsewhere, upgrade) = (elsewhere.clone(), hyper::upgrade::on(&mut request));
+                let config = self.config.clone();
+                tokio::task::spawn_local(async move {
+                    if let Ok(upgraded) = upgrade.await {
+                        bridge::serve(&config, &elsewhere, sid, upgraded).await;
+                    }
+                });
+                Ok(handshake::switching(&accept))
+            }
         }
     }
 

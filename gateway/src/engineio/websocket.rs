@@ -204,7 +204,7 @@ impl<A: Application> Line<A> {
 
 /// A frame whose payload is what everyone is told and what only this client is: the header is its own, the rest is not
 /// copied.
-fn push(outbox: &mut Outbox, packet: Outgoing) {
+pub(super) fn push(outbox: &mut Outbox, packet: Outgoing) {
     let mut push = |chunk: Bytes| {
         if !chunk.is_empty() {
             outbox.push(chunk, usize::MAX).expect("nothing is over no limit");
@@ -234,7 +234,7 @@ async fn write(writer: &mut (impl AsyncWrite + Unpin), outbox: &Outbox) -> std::
 }
 
 /// Writes what is left and the close frame, then waits for the client to go (RFC 6455, section 7.1.1).
-async fn say_goodbye(
+pub(super) async fn say_goodbye(
     reader: &mut (impl AsyncRead + Unpin),
     writer: &mut (impl AsyncWrite + Unpin),
     outbox: &Outbox,
