@@ -43,10 +43,7 @@ impl Echo {
                 answer.packets.into_iter().for_each(|packet| socket.send(packet.into(), Bytes::new()));
                 answer.attachments.into_iter().for_each(|bytes| socket.send_binary(bytes.into()));
             }
-            Err(Malformed(_)) => {
-                clients.remove(&socket.number());
-                socket.close(None);
-            }
+            Err(Malformed(_)) => socket.close(None),
         }
     }
 }
@@ -89,9 +86,7 @@ impl Application for Echo {
         let (clients, socket) = (self.clients.clone(), socket.clone());
         tokio::task::spawn_local(async move {
             tokio::time::sleep(CONNECT_WITHIN).await;
-            let is_idle = clients.borrow().get(&socket.number()).is_some_and(Client::is_idle);
-            if is_idle {
-                clients.borrow_mut().remove(&socket.number());
+            if clients.borrow().get(&socket.number()).is_some_and(Client::is_idle) {
                 socket.close(None);
             }
         });

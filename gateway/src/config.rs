@@ -29,6 +29,10 @@ pub struct Config {
     pub sse_retry_ms: u64,
     pub leeway_ms: u64,
     pub drain_window_ms: u64,
+    pub socketio_path: String,
+    pub socketio_ping_interval_ms: u64,
+    pub socketio_ping_timeout_ms: u64,
+    pub recovery_s: u64,
 }
 
 impl Config {
@@ -75,6 +79,10 @@ impl Config {
             sse_retry_ms: settings.sse.retry_ms,
             leeway_ms: settings.jwt.leeway_s * 1000,
             drain_window_ms: settings.drain.window_ms,
+            socketio_path: settings.socketio.path.clone(),
+            socketio_ping_interval_ms: settings.socketio.ping_interval_ms,
+            socketio_ping_timeout_ms: settings.socketio.ping_timeout_ms,
+            recovery_s: settings.socketio.recovery_s,
         }
     }
 }

@@ -67,8 +67,16 @@ impl Connection {
                 self.wake();
                 Written::Later
             }
-            // It is answered, not written to.
-            Door::Request(_) => Written::All,
+            // One is answered, the other has a transport that writes for it.
+            Door::Request(_) | Door::SocketIo(_) => Written::All,
+        }
+    }
+
+    /// Bytes that wait to be written.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        match &self.door {
+            Door::SocketIo(seat) => seat.waiting_bytes(),
+            Door::Native(_) | Door::Events(_) | Door::Request(_) => self.outbox.bytes(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! |---|---|---|---|
 //! | native | a WebSocket text frame | a write to its socket | a close frame |
 //! | events | a block of Server-Sent Events; before it a line of the client's own | a body that asks for the next one | `retry:` and the end |
+//! | Socket.IO | an event, without where its client stands | its Engine.IO transport | DISCONNECT, or the transport's end |
 //! | request | none: it is in no room | its one answer | a problem |
 //!
 //! A further door is a variant of [`Door`], a slot in [`Encodings`], and an arm wherever the compiler asks for one: in `hub`
@@ -19,6 +20,7 @@ use carillon_proto::{
 use crate::{
     events::stream::EventStream,
     http::Request,
+    socketio::{events, seat::Seat},
     websocket::{codec::text_frame, socket::NativeSocket},
 };
 
@@ -31,6 +33,8 @@ pub(crate) enum Door {
     Events(Box<EventStream>),
     /// `http`: one request, which is answered once.
     Request(Box<Request>),
+    /// `socketio`: a client with events.
+    SocketIo(Box<Seat>),
 }
 
 /// A message in every door's encoding, each made when the first member needs it, and shared by all of them.
@@ -39,6 +43,9 @@ pub(crate) struct Encodings {
     native: Option<Bytes>,
     events: Option<Bytes>,
     personal_events: Option<Bytes>,
+    event: Option<Bytes>,
+    /// By the length of the kind: members of one room nearly always agree on it.
+    event_of_kind: Option<(usize, Bytes)>,
 }
 
 impl Encodings {
@@ -55,5 +62,22 @@ impl Encodings {
     /// The same, for the stream of the user whose room it is.
     pub(crate) fn personal_events(&mut self, message: &Outgoing<'_>) -> Bytes {
         self.personal_events.get_or_insert_with(|| sse::personal_message(message).into()).clone()
+    }
+
+    /// The Socket.IO event `message`, without its end, which is each client's own.
+    pub(crate) fn event(&mut self, message: &Outgoing<'_>) -> Bytes {
+        self.event.get_or_insert_with(|| events::message(message)).clone()
+    }
+
+    /// The Socket.IO event `<kind>:message`, without its end.
+    pub(crate) fn event_of_kind(&mut self, message: &Outgoing<'_>, kind_bytes: usize) -> Bytes {
+        match &self.event_of_kind {
+            Some((known, body)) if *known == kind_bytes => body.clone(),
+            _ => {
+                let body = events::message_of_kind(message, kind_bytes);
+                self.event_of_kind = Some((kind_bytes, body.clone()));
+                body
+            }
+        }
     }
 }

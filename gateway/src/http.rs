@@ -31,7 +31,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Counters, Gateway, Page, config::Config, shard::Shard};
+use crate::{
+    Counters, Gateway, Page,
+    config::Config,
+    engineio,
+    shard::Shard,
+    socketio::{door::SocketIoDoor, records::Forgetting},
+};
 pub(crate) use rates::Rates;
 pub(crate) use request::{AT_ONCE as REQUESTS_AT_ONCE, REFERENCE, Request};
 use strangers::{Stranger, Strangers};
@@ -65,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) rates: Arc<Rates>,
     /// The public keys, as the auth service tells them.
     pub(crate) keys: Arc<KeptKeys>,
+    /// Socket.IO clients that are leaving for good.
+    pub(crate) forgetting: Forgetting,
 }
 
 /// What every request of a shard needs.
@@ -83,10 +91,12 @@ pub(crate) struct Front {
     keys: Arc<KeptKeys>,
     draining: CancellationToken,
     sockets: TaskTracker,
+    pub(crate) socketio: Rc<engineio::Server<SocketIoDoor>>,
 }
 
 impl Front {
     pub(crate) fn new(gateway: &Gateway, shared: Shared, shard: Rc<RefCell<Shard>>, draining: CancellationToken) -> Self {
+        let socketio = open_socketio(gateway, &shard);
         Self {
             config: gateway.config.clone(),
             shard,
@@ -102,6 +112,7 @@ impl Front {
             keys: shared.keys,
             draining,
             sockets: TaskTracker::new(),
+            socketio,
         }
     }
 
@@ -110,6 +121,25 @@ impl Front {
         self.sockets.close();
         self.sockets.wait().await;
     }
+}
+
+/// The Socket.IO door, on a transport that finds peers on other shards too.
+fn open_socketio(gateway: &Gateway, shard: &Rc<RefCell<Shard>>) -> Rc<engineio::Server<SocketIoDoor>> {
+    let config = &gateway.config;
+    let (interval_ms, timeout_ms) = (config.socketio_ping_interval_ms, config.socketio_ping_timeout_ms);
+    let transport = engineio::Config {
+        ping_interval_ms: interval_ms,
+        ping_timeout_ms: timeout_ms,
+        max_payload: config.frame_bytes,
+        cors: engineio::Cors::Listed(config.origins.clone()),
+    };
+    let id = shard.borrow().id();
+    let door = SocketIoDoor::new(config, shard.clone(), gateway.verifier.clone());
+    let elsewhere = engineio::Elsewhere::new(id, gateway.bus.clone(), Duration::from_millis(interval_ms + timeout_ms));
+    let server = engineio::Server::new(id, transport, Some(elsewhere.clone()), door);
+    tokio::task::spawn_local(server.clone().run());
+    tokio::task::spawn_local(elsewhere.run(server.clone()));
+    server
 }
 
 /// Serves a socket until it becomes a connection of another kind, or ends.
@@ -144,6 +174,10 @@ async fn serve(front: Rc<Front>, stream: TcpStream, stranger: Rc<Stranger>) {
 }
 
 async fn answer(front: &Rc<Front>, stranger: &Stranger, request: hyper::Request<Incoming>) -> Result<Reply, Infallible> {
+    // One that polls may wait long for its answer.
+    if front.socketio.knows(&request) {
+        stranger.is_known();
+    }
     let reply = router::answer(front, request).await;
     if reply.status().is_success() {
         stranger.is_known();

@@ -18,6 +18,7 @@ use crate::{
         body::{Block, take_block},
         stream::Told,
     },
+    socketio::seat::{Seat, Then},
     websocket::{codec::text_frame, socket::NativeSocket},
 };
 
@@ -25,6 +26,9 @@ use crate::{
 const STUCK_MS: u32 = 1000;
 /// So many times the limit of an outbox may wait for a client that still takes some.
 const BURST: usize = 4;
+
+/// What waits for a Socket.IO client may be so many times its limit until the next tick.
+const SEAT_BURST: usize = 4;
 
 /// All connections of a shard, by place.
 pub(crate) struct Hub {
@@ -46,6 +50,9 @@ pub(crate) struct Hub {
     dirty: Vec<Conn>,
     /// Connections to be closed, and what to tell them.
     closing: Vec<(Conn, Close)>,
+    /// Seats that had more than their limit waiting.
+    over: Vec<Conn>,
+    unsettled: Vec<Conn>,
 }
 
 impl Hub {
@@ -61,6 +68,8 @@ impl Hub {
             total_bytes: config.outbox_total_bytes,
             dirty: Vec::new(),
             closing: Vec::new(),
+            over: Vec::new(),
+            unsettled: Vec::new(),
         }
     }
 
@@ -86,7 +95,15 @@ impl Hub {
     pub(crate) fn native(&mut self, conn: Conn) -> Option<&mut NativeSocket> {
         match &mut self.get_mut(conn)?.door {
             Door::Native(socket) => Some(socket),
-            Door::Events(_) | Door::Request(_) => None,
+            Door::Events(_) | Door::Request(_) | Door::SocketIo(_) => None,
+        }
+    }
+
+    /// The seat of a Socket.IO client.
+    pub(crate) fn seat(&mut self, conn: Conn) -> Option<&mut Seat> {
+        match &mut self.get_mut(conn)?.door {
+            Door::SocketIo(seat) => Some(seat),
+            Door::Native(_) | Door::Events(_) | Door::Request(_) => None,
         }
     }
 
@@ -103,7 +120,10 @@ impl Hub {
     pub(crate) fn remove(&mut self, conn: Conn) -> Option<Box<Connection>> {
         self.get(conn)?;
         let connection = self.connections.get_mut(conn.index as usize)?.take()?;
-        self.waiting_bytes -= connection.outbox.bytes();
+        self.waiting_bytes -= match &connection.door {
+            Door::SocketIo(seat) => seat.counted_bytes,
+            Door::Native(_) | Door::Events(_) | Door::Request(_) => connection.outbox.bytes(),
+        };
         Some(connection)
     }
 
@@ -180,6 +200,42 @@ impl Hub {
         }
     }
 
+    /// Something was queued at a seat, or was sent from there. One that stays over its limit until the next tick is too slow: what
+    /// can go goes meanwhile.
+    pub(crate) fn recount(&mut self, conn: Conn) {
+        let limit = self.outbox_bytes;
+        let Some(seat) = self.seat(conn) else { return };
+        let waiting = seat.waiting_bytes();
+        let before = std::mem::replace(&mut seat.counted_bytes, waiting);
+        self.waiting_bytes = self.waiting_bytes - before + waiting;
+        if waiting > limit.saturating_mul(SEAT_BURST) {
+            self.close(conn, Close::SlowConsumer);
+        } else if waiting > limit && before <= limit {
+            self.over.push(conn);
+        }
+    }
+
+    /// Closes what is still over its limit.
+    pub(crate) fn close_slow_seats(&mut self) {
+        let limit = self.outbox_bytes;
+        for conn in std::mem::take(&mut self.over) {
+            self.recount(conn);
+            if self.seat(conn).is_some_and(|seat| seat.waiting_bytes() > limit) {
+                self.close(conn, Close::SlowConsumer);
+            }
+        }
+    }
+
+    /// Seats that may want something done.
+    pub(crate) fn take_unsettled(&mut self) -> Vec<Conn> {
+        std::mem::take(&mut self.unsettled)
+    }
+
+    /// Has a seat looked at.
+    pub(crate) fn unsettle(&mut self, conn: Conn) {
+        self.unsettled.push(conn);
+    }
+
     /// Writes what a connection's socket takes.
     pub(crate) fn write(&mut self, conn: Conn) -> Option<Written> {
         let connection = self.get_mut(conn)?;
@@ -193,6 +249,10 @@ impl Hub {
     /// Gives up what a connection was not sent.
     pub(crate) fn drop_unsent(&mut self, conn: Conn) {
         let Some(connection) = self.get_mut(conn) else { return };
+        if let Door::SocketIo(seat) = &connection.door {
+            seat.socket.drop_unsent();
+            return self.recount(conn);
+        }
         let before = connection.outbox.bytes();
         connection.outbox.drop_unsent();
         let after = connection.outbox.bytes();
@@ -211,7 +271,7 @@ impl Hub {
             return false;
         }
         let mut debtors: Vec<(usize, Conn)> =
-            self.all().filter_map(|conn| Some((self.get(conn)?.outbox.bytes(), conn))).filter(|(bytes, _)| *bytes > 0).collect();
+            self.all().filter_map(|conn| Some((self.get(conn)?.waiting_bytes(), conn))).filter(|(bytes, _)| *bytes > 0).collect();
         debtors.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         let mut rest = self.waiting_bytes;
         for (bytes, conn) in debtors {
@@ -258,6 +318,10 @@ impl Doors for Hub {
                 self.push_block(to, id, block);
             }
             Door::Request(_) => {}
+            Door::SocketIo(seat) => {
+                seat.on_message(message, shared);
+                self.recount(to);
+            }
         }
     }
 
@@ -270,12 +334,24 @@ impl Doors for Hub {
                 Told::End => self.close(to, Close::Unavailable),
             },
             Door::Request(request) => request.on_frame(frame),
+            Door::SocketIo(seat) => {
+                match seat.on_frame(frame) {
+                    Then::Nothing => {}
+                    Then::Look => self.unsettle(to),
+                    Then::ComeAgain => self.close(to, Close::Unavailable),
+                }
+                self.recount(to);
+            }
         }
     }
 
     fn welcome(&mut self, to: Conn, personal: &RoomName, head: Offset, epoch: &Epoch) {
         let id = format!("{}-{}-{}", self.shard_id, to.index, to.life);
         let limits = self.told;
+        if let Some(seat) = self.seat(to) {
+            seat.on_welcome(personal, head, epoch);
+            return self.unsettle(to);
+        }
         let Some(connection) = self.get_mut(to) else { return };
         if let Door::Events(stream) = &connection.door {
             let connected = if stream.is_personal { sse::connected(connection.session.user()) } else { Vec::new() };
@@ -305,7 +381,7 @@ impl Doors for Hub {
     fn identity(&self, of: Conn) -> (&str, &str) {
         let Some(connection) = self.get(of) else { return ("", "") };
         let client = match &connection.door {
-            Door::Native(_) | Door::Events(_) => connection.session.client().as_str(),
+            Door::Native(_) | Door::Events(_) | Door::SocketIo(_) => connection.session.client().as_str(),
             // What is said in nobody's name excludes nobody.
             Door::Request(request) => request.client.as_ref().map_or("", |client| client.as_str()),
         };
@@ -317,6 +393,6 @@ impl Doors for Hub {
     }
 
     fn outbox_bytes(&self, of: Conn) -> usize {
-        self.get(of).map_or(usize::MAX, |connection| connection.outbox.bytes())
+        self.get(of).map_or(usize::MAX, Connection::waiting_bytes)
     }
 }

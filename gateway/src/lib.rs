@@ -79,10 +79,11 @@ impl Gateway {
         self.verifier = Arc::new(Unrevoked::new(self.verifier, self.revocations.clone()));
         let rates = Arc::new(http::Rates::new(self.config.session.frames));
         let keys = Arc::new(KeptKeys::new(self.issuer.clone()));
+        let forgetting = socketio::records::Forgetting::default();
         let mut shards = Vec::new();
         for number in 0..self.config.shards {
             let (gateway, listener, shutdown) = (self.clone(), listener.try_clone()?, shutdown.clone());
-            let shared = http::Shared { rates: rates.clone(), keys: keys.clone() };
+            let shared = http::Shared { rates: rates.clone(), keys: keys.clone(), forgetting: forgetting.clone() };
             let (ended, end) = tokio::sync::oneshot::channel();
             std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
                 let _ = ended.send(shard::run(gateway, shared, listener, shutdown));

@@ -2,6 +2,8 @@
 //! readable, a batch came, time passed) only change state and note what is to be written; the flusher, which runs after
 //! the tasks that are ready now, writes it. So what happens together leaves together, and nothing waits when little happens.
 
+mod seats;
+
 use std::{
     cell::RefCell,
     collections::{HashMap, VecDeque},
@@ -51,12 +53,14 @@ use crate::{
     events::{body::Pulled, retry_ms, stream::EventStream},
     http::{self, Shared},
     hub::Hub,
+    socketio::records::{Forgetting, Records},
     websocket::{
         codec::{self, Decoder, Event, Violation},
         socket::{GOODBYE, NativeSocket, Serving, say_goodbye},
     },
     wheel::{Due, Wheel},
 };
+pub(crate) use seats::Returning;
 
 /// How often a shard looks at the clock.
 const TICK: Duration = Duration::from_millis(50);
@@ -81,7 +85,7 @@ pub(crate) fn run(gateway: Gateway, shared: Shared, listener: TcpListener, shutd
 
 async fn serve(gateway: Gateway, shared: Shared, listener: TcpListener, shutdown: Shutdown) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let shard = Shard::new(&gateway);
+    let shard = Shard::new(&gateway, shared.forgetting.clone());
     let id = shard.borrow().id;
     for partition in PartitionId::all() {
         tokio::task::spawn_local(listen_to_owner(shard.clone(), id, partition));
@@ -115,6 +119,7 @@ async fn serve(gateway: Gateway, shared: Shared, listener: TcpListener, shutdown
     let goodbyes = shard.borrow().goodbyes.clone();
     goodbyes.close();
     goodbyes.wait().await;
+    let _ = timeout(GOODBYE, front.socketio.closed()).await;
     // An answer that was given must also be read.
     let _ = timeout(GOODBYE, front.closed()).await;
     Ok(())
@@ -218,6 +223,9 @@ pub(crate) struct Shard {
     lives: u32,
     /// Under way.
     requests: usize,
+    /// Socket.IO clients, by the number of their transport.
+    seats: HashMap<u64, Conn>,
+    records: Rc<Records>,
     /// Bytes are read here, whoever's they are.
     scratch: Vec<u8>,
     flusher: Option<Waker>,
@@ -232,7 +240,7 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    fn new(gateway: &Gateway) -> Rc<RefCell<Self>> {
+    fn new(gateway: &Gateway, forgetting: Forgetting) -> Rc<RefCell<Self>> {
         let id = GatewayId(uuid::Uuid::new_v4().into_bytes());
         let config = gateway.config.clone();
         Rc::new_cyclic(|this| {
@@ -249,6 +257,8 @@ impl Shard {
                 start: Instant::now(),
                 lives: 0,
                 requests: 0,
+                seats: HashMap::new(),
+                records: Rc::new(Records::new(gateway.buckets.clone(), config.recovery_s, forgetting)),
                 scratch: vec![0; config.frame_bytes + READ_BYTES],
                 flusher: None,
                 flush_is_due: false,
@@ -605,6 +615,7 @@ impl Shard {
             }
         }
         self.rooms.on_tick(now, &mut self.hub);
+        self.hub.close_slow_seats();
         self.said_ticks += 1;
         if self.said_ticks.is_multiple_of(5) {
             self.counters.add(&mut self.tally, self.rooms.len(), self.rooms.counts());
@@ -624,8 +635,9 @@ impl Shard {
                     self.hub.push_block(conn, Bytes::new(), block.into());
                     self.wheel.schedule(now.mono_ms + self.config.sse_heartbeat_ms, conn, Due::Heartbeat);
                 }
-                Door::Request(_) => {}
+                Door::Request(_) | Door::SocketIo(_) => {}
             },
+            Due::Record => self.on_record_due(conn),
             Due::Expiry => {
                 let expires_at_ms = connection.session.expires_at_ms();
                 if expires_at_ms.saturating_add(self.config.leeway_ms) <= now.unix_ms {
@@ -642,6 +654,7 @@ impl Shard {
                     Door::Events(_) => {}
                     // It is answered before long.
                     Door::Request(_) => return,
+                    Door::SocketIo(_) => {}
                 }
                 self.hub.close(conn, Close::Draining { retry_ms });
             }
@@ -710,6 +723,7 @@ impl Shard {
             Door::Events(_) => self.end_events(conn, why),
             // Whoever waits for its answer is told that there is none.
             Door::Request(_) => self.drop_connection(conn),
+            Door::SocketIo(_) => self.end_seat(conn, why),
         }
     }
 
@@ -742,12 +756,17 @@ impl Shard {
     fn forget(&mut self, conn: Conn) -> Option<Box<Connection>> {
         let connection = self.hub.remove(conn)?;
         connection.wake();
-        match connection.door {
+        match &connection.door {
             Door::Native(_) | Door::Events(_) => {
                 self.tally.connections -= 1;
                 self.counters.leave_place();
             }
             Door::Request(_) => self.requests -= 1,
+            Door::SocketIo(seat) => {
+                self.tally.connections -= 1;
+                self.counters.leave_place();
+                self.seats.remove(&seat.socket.number());
+            }
         }
         self.refreshing.remove(&conn);
         let now = self.now();
@@ -757,6 +776,7 @@ impl Shard {
     }
 
     fn flush(&mut self) {
+        self.settle_seats();
         for (conn, why) in self.hub.take_closing() {
             self.counters.on_close(why.code());
             if why == Close::SlowConsumer {
@@ -804,6 +824,16 @@ impl Shard {
 
     fn is_deserted(&self) -> bool {
         self.hub.all().next().is_none()
+    }
+
+    /// Which shard it is, to others.
+    pub(crate) fn id(&self) -> GatewayId {
+        self.id
+    }
+
+    /// Where what clients need to come back is kept.
+    pub(crate) fn records(&self) -> Rc<Records> {
+        self.records.clone()
     }
 
     fn now(&self) -> Now {

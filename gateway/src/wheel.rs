@@ -18,6 +18,8 @@ pub(crate) enum Due {
     Expiry,
     /// Its turn to leave.
     Drain,
+    /// Its record is to be written anew.
+    Record,
 }
 
 #[derive(Debug, Default)]

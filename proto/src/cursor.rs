@@ -1,5 +1,4 @@
-//! Where a client stands in several rooms, as one opaque text: the `id` of Server-Sent Events, the trailing offset of
-//! Socket.IO. A resume with it is a join with `since` and an epoch, room by room (docs/decisions/0006).
+//! Where a client stands in several rooms, as one opaque text: the `id` of Server-Sent Events. A resume with it is a join with `since` and an epoch, room by room (docs/decisions/0006).
 //!
 //! ```text
 //!   version 1 │ room: 3 bytes, epoch: 4 bytes, offset: 1–8 bytes │ … │ checksum: 4 bytes        base64url, no padding

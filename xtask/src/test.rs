@@ -44,7 +44,8 @@ pub(crate) fn run(steps: &mut Steps) -> Result<()> {
         // One file at a time: each starts servers and browsers, and small machines would run into time-outs.
         let mut tests = command("node", &["--test", "--test-concurrency=1", "--test-reporter=spec"]);
         tests.args(web_test_files()?);
-        tests.env("CARILLON_BIN", carillon_binary()?);
+        // The examples, which some of them are about, were built with the Rust tests.
+        tests.env("CARILLON_BIN", carillon_binary()?).env("CARILLON_NATS_SERVER", &nats_server);
         tests.env("CHROMIUM", &chromium).current_dir(root().join(tools::WEB_TESTS));
         steps::run(&mut tests)
     })

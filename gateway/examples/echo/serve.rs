@@ -14,13 +14,7 @@ use tokio::{net::TcpListener, task::LocalSet};
 const LISTEN: &str = "127.0.0.1:3000";
 
 pub(crate) fn run(path: &'static str, app: impl Application) -> anyhow::Result<()> {
-    let config = Config {
-        ping_interval_ms: 300,
-        ping_timeout_ms: 200,
-        max_payload: 1_000_000,
-        queue_bytes: 16 * 1_000_000,
-        cors: Cors::Any,
-    };
+    let config = Config { ping_interval_ms: 300, ping_timeout_ms: 200, max_payload: 1_000_000, cors: Cors::Any };
     let server = Server::new(GatewayId(uuid::Uuid::new_v4().into_bytes()), config, None, app);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, serve(path, server))
@@ -39,7 +33,7 @@ async fn serve<A: Application>(path: &'static str, server: Rc<Server<A>>) -> any
             async move {
                 // Clients of either kind leave out the slash at the end.
                 if request.uri().path().trim_end_matches('/') == path.trim_end_matches('/') {
-                    return Ok::<_, Infallible>(server.answer(request).await);
+                    return Ok::<_, Infallible>(server.answer(request).await.map(Full::new));
                 }
                 let mut response = Response::new(Full::<Bytes>::default());
                 *response.status_mut() = StatusCode::NOT_FOUND;

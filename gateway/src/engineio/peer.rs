@@ -303,7 +303,8 @@ impl Peer {
     /// When [`Self::on_time`] is due next.
     pub fn next_ms(&self) -> u64 {
         if self.over.is_some() {
-            return self.forget_at_ms;
+            // A request that waits is about to be answered, and nothing else is due before that.
+            return if self.is_polled { u64::MAX } else { self.forget_at_ms };
         }
         let (Beat::PingAt(beat_ms) | Beat::PongBy(beat_ms)) = self.beat;
         self.probe.as_ref().map_or(beat_ms, |probe| probe.until_ms.min(beat_ms))
@@ -407,6 +408,18 @@ mod tests {
         peer.on_packet(Packet::Close, 2);
         assert_eq!(answer(&mut peer), "6");
         assert_eq!(peer.on_poll(3), Polled::Refused);
+    }
+
+    #[test]
+    fn nothing_is_due_while_the_last_answer_is_on_its_way() {
+        for why in [Over::ByClient, Over::ByServer, Over::Silent] {
+            let mut peer = polling();
+            peer.on_poll(1);
+            peer.end(why, 2);
+            assert_eq!(peer.next_ms(), u64::MAX);
+            answer(&mut peer);
+            assert!(peer.is_forgotten(2));
+        }
     }
 
     #[test]

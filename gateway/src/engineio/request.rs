@@ -5,7 +5,6 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use carillon_proto::ids::GatewayId;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::Full;
 
 /// A connection's id: which gateway shard holds it, and 122 bits that nobody guesses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,9 +116,9 @@ impl Refused {
     }
 
     /// The answer to the request.
-    pub fn response(self) -> Response<Full<Bytes>> {
+    pub fn response(self) -> Response<Bytes> {
         let (status, ..) = self.parts();
-        let mut response = Response::new(Full::new(self.body()));
+        let mut response = Response::new(self.body());
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if self == Self::NotNow {

@@ -12,9 +12,10 @@ use bytes::Bytes;
 use carillon_platform::settings::Origins;
 use carillon_proto::{engineio::Step, ids::GatewayId};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use super::{
     bridge,
@@ -26,14 +27,12 @@ use super::{
 };
 use crate::websocket::handshake;
 
-/// How often what is due is looked for.
-const TICK: Duration = Duration::from_millis(20);
+/// How long the clock is not looked at while nothing is due.
+const IDLE: Duration = Duration::from_secs(60);
 /// What a WebSocket that probes may take to take over: the reference server's time.
 pub(super) const UPGRADE_MS: u64 = 10_000;
 /// See [`Times::goodbye_ms`].
 const GOODBYE_MS: u64 = 5_000;
-/// What waits may be so many times [`Config::queue_bytes`] until the next tick, when it must be below it again.
-const BURST: usize = 4;
 /// A browser asks again whether it may ask after so many seconds; two hours is the longest that Chromium keeps.
 const PREFLIGHT_S: &str = "7200";
 
@@ -42,6 +41,11 @@ pub trait Application: 'static {
     /// Whether there is room for one more client.
     fn admits(&self) -> bool {
         true
+    }
+
+    /// Whether this client has shown who it is.
+    fn is_known(&self, _socket: &Socket) -> bool {
+        false
     }
 
     /// A client came; its handshake is queued.
@@ -56,13 +60,7 @@ pub trait Application: 'static {
     /// All that waited is with the client's kernel, or on its way there in an answer.
     fn on_drained(&self, _socket: &Socket) {}
 
-    /// More waits than may.
-    fn on_slow(&self, socket: &Socket) {
-        socket.drop_unsent();
-        socket.close(None);
-    }
-
-    /// The client is gone, by whatever end but [`Socket::close`].
+    /// It is over, by whatever end, [`Socket::close`] included: said once, soon after.
     fn on_close(&self, socket: &Socket, why: Over);
 }
 
@@ -83,8 +81,6 @@ pub struct Config {
     pub ping_timeout_ms: u64,
     /// The largest body of a POST, and the largest message on a WebSocket.
     pub max_payload: usize,
-    /// What may wait for one client.
-    pub queue_bytes: usize,
     pub cors: Cors,
 }
 
@@ -104,7 +100,7 @@ struct Inner {
     polled: Notify,
     carried: Notify,
     is_told: Cell<bool>,
-    is_checked: Cell<bool>,
+    ended: Rc<Ended>,
     scheduled_ms: Cell<u64>,
 }
 
@@ -146,11 +142,15 @@ impl Socket {
 
     /// Ends the transport after what is queued. A WebSocket is closed with this code and reason.
     pub fn close(&self, why: Option<(u16, String)>) {
-        self.0.is_told.set(true);
+        if self.is_over() {
+            return;
+        }
         *self.0.farewell.borrow_mut() = why;
         let now_ms = self.now_ms();
         self.0.peer.borrow_mut().end(Over::ByServer, now_ms);
         self.changed();
+        self.0.ended.sockets.borrow_mut().push(self.clone());
+        self.0.ended.notify.notify_one();
     }
 
     /// Whether it is over.
@@ -185,6 +185,14 @@ impl Socket {
     }
 }
 
+/// Sockets that were closed from within: what follows is done outside of whoever closed them.
+#[derive(Default)]
+struct Ended {
+    sockets: RefCell<Vec<Socket>>,
+    /// Also when something is due sooner than was thought.
+    notify: Notify,
+}
+
 /// All peers of a thread.
 pub struct Server<A> {
     app: A,
@@ -196,6 +204,8 @@ pub struct Server<A> {
     sockets: RefCell<HashMap<Sid, Socket>>,
     /// When a socket is due next; an entry that is not the socket's newest one is stale.
     due: RefCell<BTreeMap<u64, Vec<Weak<Inner>>>>,
+    ended: Rc<Ended>,
+    tasks: TaskTracker,
 }
 
 impl<A: Application> Server<A> {
@@ -210,6 +220,8 @@ impl<A: Application> Server<A> {
             numbers: Cell::new(0),
             sockets: RefCell::default(),
             due: RefCell::default(),
+            ended: Rc::default(),
+            tasks: TaskTracker::new(),
         })
     }
 
@@ -234,15 +246,26 @@ impl<A: Application> Server<A> {
 
     /// Looks at the clock, for ever.
     pub async fn run(self: Rc<Self>) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tick.tick().await;
-            self.on_tick();
+            let next_ms = self.due.borrow().first_key_value().map(|(at_ms, _)| *at_ms);
+            let wait = next_ms.map_or(IDLE, |at_ms| Duration::from_millis(at_ms.saturating_sub(self.now_ms())));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => self.on_time_passed(),
+                () = self.ended.notify.notified() => {
+                    let ended = std::mem::take(&mut *self.ended.sockets.borrow_mut());
+                    ended.iter().for_each(|socket| self.settle(socket));
+                }
+            }
         }
     }
 
-    fn on_tick(&self) {
+    /// Waits until every WebSocket has said its last word.
+    pub async fn closed(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn on_time_passed(&self) {
         let now_ms = self.now_ms();
         loop {
             let due = {
@@ -265,9 +288,6 @@ impl<A: Application> Server<A> {
     fn on_time(&self, socket: &Socket) {
         let now_ms = self.now_ms();
         socket.peer().borrow_mut().on_time(now_ms);
-        if socket.0.is_checked.take() && socket.waiting_bytes() > self.config.queue_bytes {
-            self.app.on_slow(socket);
-        }
         self.settle(socket);
     }
 
@@ -288,23 +308,18 @@ impl<A: Application> Server<A> {
             return;
         }
         let next_ms = socket.peer().borrow().next_ms();
-        self.schedule(socket, next_ms);
+        // Never at once: a tick would find it again and again.
+        self.schedule(socket, next_ms.max(self.now_ms() + 1));
     }
 
     fn schedule(&self, socket: &Socket, at_ms: u64) {
         if at_ms < socket.0.scheduled_ms.get() || at_ms != u64::MAX && socket.0.scheduled_ms.get() == u64::MAX {
             socket.0.scheduled_ms.set(at_ms);
-            self.due.borrow_mut().entry(at_ms).or_default().push(Rc::downgrade(&socket.0));
-        }
-    }
-
-    /// What waits for a client is over its limit: looked at again at the next tick, when what can go has gone.
-    pub fn check_later(&self, socket: &Socket) {
-        if socket.waiting_bytes() > self.config.queue_bytes.saturating_mul(BURST) {
-            return self.app.on_slow(socket);
-        }
-        if !socket.0.is_checked.replace(true) {
-            self.schedule(socket, self.now_ms() + TICK.as_millis() as u64);
+            let mut due = self.due.borrow_mut();
+            if due.first_key_value().is_none_or(|(first_ms, _)| at_ms < *first_ms) {
+                self.ended.notify.notify_one();
+            }
+            due.entry(at_ms).or_default().push(Rc::downgrade(&socket.0));
         }
     }
 
@@ -327,7 +342,7 @@ impl<A: Application> Server<A> {
             polled: Notify::new(),
             carried: Notify::new(),
             is_told: Cell::new(false),
-            is_checked: Cell::new(false),
+            ended: self.ended.clone(),
             scheduled_ms: Cell::new(u64::MAX),
         }));
         let upgrades = if is_on_websocket { "" } else { "\"websocket\"" };
@@ -419,8 +434,15 @@ impl<A: Application> Server<A> {
         }
     }
 
+    /// Whether a request is one of a client's that has shown who it is.
+    pub fn knows<B>(&self, request: &Request<B>) -> bool {
+        let sid = request::read(request).ok().and_then(|asked| asked.sid);
+        let socket = sid.and_then(|sid| self.sockets.borrow().get(&sid).cloned());
+        socket.is_some_and(|socket| self.app.is_known(&socket))
+    }
+
     /// Answers an HTTP request, whatever it is.
-    pub async fn answer(self: &Rc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    pub async fn answer(self: &Rc<Self>, request: Request<Incoming>) -> Response<Bytes> {
         let Ok(cors) = self.cors(request.headers()) else { return Refused::Forbidden.response() };
         let mut response = if request.method() == Method::OPTIONS {
             preflight()
@@ -493,7 +515,7 @@ impl<A: Application> Server<A> {
         }
     }
 
-    async fn serve(self: &Rc<Self>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refused> {
+    async fn serve(self: &Rc<Self>, request: Request<Incoming>) -> Result<Response<Bytes>, Refused> {
         let Asked { transport, sid } = request::read(&request)?;
         if let (Some(sid), Some(elsewhere)) = (sid.filter(|sid| sid.owner() != self.owner), &self.elsewhere) {
             return self.serve_elsewhere(elsewhere, transport, sid, request).await;
@@ -529,7 +551,7 @@ impl<A: Application> Server<A> {
         transport: Transport,
         sid: Sid,
         mut request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Refused> {
+    ) -> Result<Response<Bytes>, Refused> {
         match (transport, request.method()) {
             (Transport::Polling, &Method::GET) => elsewhere.ask(sid, Step::Poll, Bytes::new()).await.map(text),
             (Transport::Polling, &Method::POST) => {
@@ -562,18 +584,18 @@ impl<A: Application> Server<A> {
         }
     }
 
-    fn upgrade(self: &Rc<Self>, mut request: Request<Incoming>, sid: Option<Sid>) -> Result<Response<Full<Bytes>>, Refused> {
+    fn upgrade(self: &Rc<Self>, mut request: Request<Incoming>, sid: Option<Sid>) -> Result<Response<Bytes>, Refused> {
         let accept = handshake::accept(&request).map_err(|_| Refused::BadRequest)?;
         if sid.is_none() && !self.app.admits() {
             return Err(Refused::NotNow);
         }
         let (server, upgrade) = (self.clone(), hyper::upgrade::on(&mut request));
-        tokio::task::spawn_local(async move {
+        tokio::task::spawn_local(self.tasks.track_future(async move {
             // A client that is gone before its answer needs none.
             if let Ok(upgraded) = upgrade.await {
                 websocket::serve(server, sid, upgraded).await;
             }
-        });
+        }));
         Ok(handshake::switching(&accept))
     }
 
@@ -587,7 +609,9 @@ impl<A: Application> Server<A> {
             }
             Cors::Listed(origins) => {
                 if !origin.to_str().is_ok_and(|origin| origins.allows(origin)) {
-                    return Err(());
+                    // A browser names the origin of a POST even to the page's own server; no page can set the other header.
+                    let is_same = headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin");
+                    return if is_same { Ok(cors) } else { Err(()) };
                 }
                 cors.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
                 cors.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
@@ -633,14 +657,14 @@ impl<A: Application> Drop for Posting<'_, A> {
     }
 }
 
-fn text(body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+fn text(body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
     response
 }
 
-fn preflight() -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
+fn preflight() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));

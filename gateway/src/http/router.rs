@@ -32,6 +32,11 @@ pub(super) async fn answer(front: &Rc<Front>, request: Request<Incoming>) -> Rep
     if request.uri().path() == "/ws" {
         return websocket::upgrade::open(front, request).await;
     }
+    // Clients of either language leave out the slash at the end now and then.
+    let socketio = &front.config.socketio_path;
+    if request.uri().path() == socketio || Some(request.uri().path()) == socketio.strip_suffix('/') {
+        return front.socketio.answer(request).await.map(super::reply::Body::whole);
+    }
     if let Some(page) = front.pages.iter().find(|page| page.path == request.uri().path()) {
         return match *request.method() {
             Method::GET | Method::HEAD => show(page),

@@ -1,0 +1,273 @@
+//! Who is at the door: Engine.IO clients that have not said who they are, and those that have. Verifies tokens and looks up
+//! who was here before; from then on a client is the shard's.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use carillon_platform::auth::{TokenVerifier, VerifyError};
+use carillon_proto::{claims::Claims, codes::Close, ids::ClientId};
+use serde::Deserialize;
+
+use super::{
+    client::{Arrived, Client},
+    packet::{self, Malformed},
+    records::Records,
+};
+use crate::{
+    config::Config,
+    engineio::{Application, Socket, peer::Over},
+    shard::{Opening, Returning, Shard},
+};
+
+/// CONNECTs that one transport may have refused.
+const ATTEMPTS: u32 = 8;
+
+/// The door of a shard.
+pub(crate) struct SocketIoDoor {
+    shard: Rc<RefCell<Shard>>,
+    verifier: Arc<dyn TokenVerifier>,
+    records: Rc<Records>,
+    token_bytes: usize,
+    handshake: Duration,
+    guests: Rc<RefCell<HashMap<u64, Guest>>>,
+    strangers: Rc<Cell<usize>>,
+    /// Clients that may be here without a good token, each for [`Config::handshake_ms`].
+    most_strangers: usize,
+}
+
+struct Guest {
+    client: Client,
+    opened: Instant,
+    attempts: u32,
+    /// It has a connection in the shard.
+    is_known: bool,
+}
+
+/// The payload of a CONNECT, as far as it is looked at.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Auth {
+    token: Option<String>,
+    /// The client id, if it names one.
+    client: Option<String>,
+    pid: Option<String>,
+    offset: Option<String>,
+}
+
+/// What an arrival leads to, once the client's own state is free again.
+enum Next {
+    Nothing,
+    Connect(String),
+    Refuse(String),
+    Leave,
+    Close,
+}
+
+impl SocketIoDoor {
+    pub(crate) fn new(config: &Config, shard: Rc<RefCell<Shard>>, verifier: Arc<dyn TokenVerifier>) -> Self {
+        let records = shard.borrow().records();
+        Self {
+            shard,
+            verifier,
+            records,
+            token_bytes: config.token_bytes,
+            handshake: Duration::from_millis(config.handshake_ms),
+            guests: Rc::default(),
+            strangers: Rc::default(),
+            most_strangers: config.unauthenticated,
+        }
+    }
+
+    fn on_message(&self, socket: &Socket, arrive: impl FnOnce(&mut Client, &Shared<'_>) -> Result<Next, Malformed>) {
+        let next = {
+            let mut guests = self.guests.borrow_mut();
+            let Some(guest) = guests.get_mut(&socket.number()) else { return };
+            arrive(&mut guest.client, &Shared { shard: &self.shard, number: socket.number() })
+        };
+        match next {
+            Ok(Next::Nothing) => {}
+            Ok(Next::Connect(auth)) => self.connect(socket, &auth),
+            Ok(Next::Refuse(namespace)) => {
+                self.refuse(socket, &namespace, "Invalid namespace");
+            }
+            Ok(Next::Leave) => {
+                self.shard.borrow_mut().on_seat_left(socket.number());
+                self.set_known(socket.number(), false);
+                self.await_connect(socket);
+            }
+            Ok(Next::Close) => {}
+            Err(Malformed(why)) => {
+                tracing::debug!(why, "a Socket.IO client broke the protocol");
+                self.shard.borrow_mut().on_seat_gone(socket.number());
+                socket.close(Some((Close::WebSocketProtocol.code(), why.to_owned())));
+            }
+        }
+    }
+
+    /// Refuses a namespace, and the client for good when it does not stop asking.
+    fn refuse(&self, socket: &Socket, namespace: &str, message: &str) {
+        refuse(&self.guests, socket, namespace, message);
+    }
+
+    fn connect(&self, socket: &Socket, auth: &str) {
+        // What has other types than expected says nothing.
+        let auth: Auth = serde_json::from_str(auth).unwrap_or_default();
+        let asked = self.guests.borrow().get(&socket.number()).map_or_else(Instant::now, |guest| guest.opened);
+        let (socket, shard, records, verifier) =
+            (socket.clone(), self.shard.clone(), self.records.clone(), self.verifier.clone());
+        let (guests, strangers) = (self.guests.clone(), self.strangers.clone());
+        let (patience, token_bytes) = (self.handshake, self.token_bytes);
+        tokio::task::spawn_local(async move {
+            let admitted = tokio::time::timeout(patience, async {
+                let claims = verify(&*verifier, auth.token.as_deref(), token_bytes).await?;
+                let returning = match auth.pid.filter(|pid| is_pid(pid)) {
+                    None => None,
+                    Some(pid) => match records.find(&pid).await {
+                        Ok(found) => found.map(|(record, revision)| Returning {
+                            pid,
+                            record,
+                            revision,
+                            trail: auth.offset.unwrap_or_default(),
+                        }),
+                        Err(error) => {
+                            tracing::debug!(%error, "a record can't be looked up");
+                            return Err(Close::Unavailable);
+                        }
+                    },
+                };
+                Ok((claims, returning))
+            });
+            let admitted = admitted.await.unwrap_or(Err(Close::Unavailable));
+            if !guests.borrow().contains_key(&socket.number()) {
+                return;
+            }
+            let client = auth.client.and_then(|client| ClientId::parse(&client).ok());
+            let admitted = admitted.and_then(|(claims, returning)| {
+                shard.borrow_mut().on_seat(socket.clone(), Opening { claims, client, asked }, returning)
+            });
+            match admitted {
+                Ok(()) => {
+                    let mut guests = guests.borrow_mut();
+                    let Some(guest) = guests.get_mut(&socket.number()) else { return };
+                    guest.client.accept("/");
+                    if !std::mem::replace(&mut guest.is_known, true) {
+                        strangers.set(strangers.get() - 1);
+                    }
+                }
+                Err(Close::Unauthorized) => refuse(&guests, &socket, "/", "Authentication failed"),
+                Err(why) => socket.close(Some((why.code(), why.reason().into_owned()))),
+            }
+        });
+    }
+
+    fn set_known(&self, number: u64, is_known: bool) {
+        if let Some(guest) = self.guests.borrow_mut().get_mut(&number)
+            && std::mem::replace(&mut guest.is_known, is_known) != is_known
+        {
+            let change = if is_known { self.strangers.get() - 1 } else { self.strangers.get() + 1 };
+            self.strangers.set(change);
+        }
+    }
+
+    /// Closes a client that does not say who it is in time.
+    fn await_connect(&self, socket: &Socket) {
+        let (guests, socket, patience) = (self.guests.clone(), socket.clone(), self.handshake);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(patience).await;
+            if guests.borrow().get(&socket.number()).is_some_and(|guest| !guest.is_known) {
+                socket.close(None);
+            }
+        });
+    }
+}
+
+/// What an event needs of the door.
+struct Shared<'d> {
+    shard: &'d Rc<RefCell<Shard>>,
+    number: u64,
+}
+
+fn next(shared: &Shared<'_>, arrived: Arrived<'_>) -> Result<Next, Malformed> {
+    Ok(match arrived {
+        Arrived::Nothing => Next::Nothing,
+        Arrived::Connect { namespace: "/", auth } => Next::Connect(auth.to_owned()),
+        Arrived::Connect { namespace, .. } => Next::Refuse(namespace.to_owned()),
+        Arrived::Disconnect { .. } => Next::Leave,
+        Arrived::Event(event) => {
+            if shared.shard.borrow_mut().on_seat_event(shared.number, &event) {
+                Next::Nothing
+            } else {
+                Next::Close
+            }
+        }
+    })
+}
+
+fn refuse(guests: &RefCell<HashMap<u64, Guest>>, socket: &Socket, namespace: &str, message: &str) {
+    let mut guests = guests.borrow_mut();
+    let Some(guest) = guests.get_mut(&socket.number()) else { return };
+    guest.client.refuse(namespace);
+    guest.attempts += 1;
+    socket.send(packet::connect_error(namespace, message).into(), Bytes::new());
+    if guest.attempts >= ATTEMPTS {
+        socket.close(None);
+    }
+}
+
+async fn verify(verifier: &dyn TokenVerifier, token: Option<&str>, token_bytes: usize) -> Result<Claims, Close> {
+    let token = token.filter(|token| token.len() <= token_bytes).ok_or(Close::Unauthorized)?;
+    verifier.verify(token).await.map_err(|error| {
+        tracing::debug!(%error, "a token was not accepted");
+        match error {
+            VerifyError::Refused(_) => Close::Unauthorized,
+            VerifyError::Unavailable(_) => Close::Unavailable,
+        }
+    })
+}
+
+/// What this server may have given out: anything else is not looked up.
+fn is_pid(pid: &str) -> bool {
+    pid.len() == 32 && pid.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+impl Application for SocketIoDoor {
+    fn admits(&self) -> bool {
+        self.strangers.get() < self.most_strangers && self.shard.borrow().has_room()
+    }
+
+    fn is_known(&self, socket: &Socket) -> bool {
+        self.guests.borrow().get(&socket.number()).is_some_and(|guest| guest.is_known)
+    }
+
+    fn on_open(&self, socket: &Socket) {
+        let guest = Guest { client: Client::default(), opened: Instant::now(), attempts: 0, is_known: false };
+        self.guests.borrow_mut().insert(socket.number(), guest);
+        self.strangers.set(self.strangers.get() + 1);
+        self.await_connect(socket);
+    }
+
+    fn on_text(&self, socket: &Socket, text: &str) {
+        self.on_message(socket, |client, shared| client.on_text(text, |arrived| next(shared, arrived)).and_then(|next| next));
+    }
+
+    fn on_binary(&self, socket: &Socket, bytes: &[u8]) {
+        self.on_message(socket, |client, shared| client.on_binary(bytes, |arrived| next(shared, arrived)).and_then(|next| next));
+    }
+
+    fn on_drained(&self, socket: &Socket) {
+        self.shard.borrow_mut().on_seat_drained(socket.number());
+    }
+
+    fn on_close(&self, socket: &Socket, _why: Over) {
+        if self.guests.borrow_mut().remove(&socket.number()).is_some_and(|guest| !guest.is_known) {
+            self.strangers.set(self.strangers.get() - 1);
+        }
+        self.shard.borrow_mut().on_seat_gone(socket.number());
+    }
+}

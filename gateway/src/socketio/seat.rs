@@ -1,0 +1,466 @@
+//! One client of the Socket.IO door, as the hub keeps it: where it stands in its rooms, what its record holds, and what waits
+//! until that is written. Everything that is sent goes through here, so that nothing overtakes the record that it depends on.
+//!
+//! ```text
+//!   arriving ─▶ (returning: its rooms are joined again) ─▶ record written ─▶ CONNECT, `connected` ─▶ open
+//! ```
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use carillon_platform::kv::Revision;
+use carillon_proto::{
+    codes::ErrorCode,
+    frame::{EpochClaim, JoinOptions, Outgoing, ServerFrame},
+    ids::{Epoch, Offset, RoomName, fnv1a32},
+    socketio::{self, Record},
+};
+
+use super::{
+    events, packet,
+    position::{self, Position},
+};
+use crate::{door::Encodings, engineio::Socket};
+
+/// The reference of joins that a returning client did not ask for itself; acknowledgments are digits.
+pub(crate) const RETURN: &str = "\"return\"";
+
+/// Hash of no epoch: the room is empty, or its epoch is not known, and is not checked then.
+const NO_EPOCH: u32 = fnv1a32(b"");
+
+/// See the top.
+pub(crate) struct Seat {
+    pub(crate) socket: Socket,
+    pub(crate) pid: String,
+    stage: Stage,
+    places: HashMap<RoomName, Place>,
+    next_number: u32,
+    held: Vec<(Bytes, Bytes)>,
+    held_bytes: usize,
+    /// The end of `connected`: where a client that returns stood before anything is replayed.
+    start: Option<Bytes>,
+    record: Recording,
+    /// Of all outboxes' sum, what was counted for this one.
+    pub(crate) counted_bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The personal room is not attached yet.
+    Arriving { is_returning: bool },
+    /// So many joins have no answer yet.
+    Returning { waiting: usize, has_failed: bool },
+    /// All is known that CONNECT depends on.
+    Settled,
+    /// CONNECT was answered.
+    Open,
+}
+
+#[derive(Debug, Default)]
+struct Recording {
+    revision: Option<Revision>,
+    is_under_way: bool,
+    is_due: bool,
+    /// It can't be kept; the client is served all the same.
+    is_given_up: bool,
+}
+
+/// A room that it is in, or wants to be in.
+#[derive(Debug, Clone)]
+struct Place {
+    number: u32,
+    kind_bytes: usize,
+    echo: bool,
+    presence: bool,
+    offset: Offset,
+    epoch: u32,
+    /// What the join asked for, until its answer tells where it stands.
+    asked: Option<JoinOptions>,
+    is_member: bool,
+}
+
+/// What a seat wants done, next time that somebody looks.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Todo {
+    Nothing,
+    /// Join its rooms again.
+    Return,
+    /// It can't return: it begins anew.
+    BeginAnew,
+    /// Write its record.
+    Record,
+}
+
+/// What a frame leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    Nothing,
+    /// [`Seat::poll`] may have something to do.
+    Look,
+    /// Nobody can tell now whether it can return: it has to come again.
+    ComeAgain,
+}
+
+/// Rooms that a client has asked for and is not in; what is more is forgotten, and came to nothing most likely.
+const MAX_PLACES: usize = 100_000;
+
+impl Seat {
+    /// A client that comes for the first time.
+    pub(crate) fn new(socket: Socket) -> Self {
+        Self {
+            socket,
+            pid: uuid::Uuid::new_v4().simple().to_string(),
+            stage: Stage::Arriving { is_returning: false },
+            places: HashMap::new(),
+            next_number: 0,
+            held: Vec::new(),
+            held_bytes: 0,
+            start: None,
+            record: Recording::default(),
+            counted_bytes: 0,
+        }
+    }
+
+    /// A client that was here before, with its record and the string that it was last sent.
+    pub(crate) fn returning(socket: Socket, pid: String, record: Record, revision: Revision, trail: &str) -> Self {
+        let mut seat = Self::new(socket);
+        seat.pid = pid;
+        seat.stage = Stage::Arriving { is_returning: true };
+        seat.record.revision = Some(revision);
+        seat.next_number = record.next_number;
+        let positions = position::read(trail).unwrap_or_default();
+        for kept in record.places {
+            let Ok(room) = RoomName::parse(&kept.room) else { continue };
+            let mut place = Place {
+                number: kept.number,
+                kind_bytes: (kept.kind_bytes as usize).min(room.as_str().len().saturating_sub(1)),
+                echo: kept.echo,
+                presence: kept.presence,
+                offset: kept.offset,
+                epoch: kept.epoch,
+                asked: None,
+                is_member: true,
+            };
+            if let Some(seen) = positions.iter().find(|seen| seen.number == kept.number)
+                && (seen.epoch != place.epoch || seen.offset > place.offset)
+            {
+                (place.offset, place.epoch) = (seen.offset, seen.epoch);
+            }
+            seat.places.insert(room, place);
+        }
+        seat
+    }
+
+    /// Whether it is let in.
+    pub(crate) fn is_open(&self) -> bool {
+        self.stage == Stage::Open
+    }
+
+    /// Bytes that wait for the client.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.held_bytes + self.socket.waiting_bytes()
+    }
+
+    /// The personal room is attached.
+    pub(crate) fn on_welcome(&mut self, personal: &RoomName, head: Offset, epoch: &Epoch) {
+        let Stage::Arriving { is_returning } = self.stage else { return };
+        if is_returning {
+            self.stage = Stage::Returning { waiting: usize::MAX, has_failed: false };
+            return;
+        }
+        let number = self.new_number();
+        let place = Place {
+            number,
+            kind_bytes: 0,
+            echo: false,
+            presence: false,
+            offset: head,
+            epoch: fnv1a32(epoch.as_str().as_bytes()),
+            asked: None,
+            is_member: true,
+        };
+        self.places.insert(personal.clone(), place);
+        self.stage = Stage::Settled;
+        self.record.is_due = true;
+    }
+
+    /// The joins of a client that returns, and that they are under way.
+    pub(crate) fn begin_return(&mut self) -> Vec<(RoomName, JoinOptions)> {
+        self.stage = Stage::Returning { waiting: self.places.len(), has_failed: self.places.is_empty() };
+        self.start = Some(self.tail());
+        let claims = self.places.iter().map(|(room, place)| {
+            let options = JoinOptions {
+                since: Some(place.offset),
+                epoch: (place.epoch != NO_EPOCH).then_some(EpochClaim::Hashed(place.epoch)),
+                last: None,
+                presence: place.presence,
+                echo: place.echo,
+            };
+            (room.clone(), options)
+        });
+        claims.collect()
+    }
+
+    /// A join of a client that returns can't be made, or was refused.
+    pub(crate) fn on_return_failed(&mut self) {
+        if let Stage::Returning { has_failed, .. } = &mut self.stage {
+            *has_failed = true;
+        }
+    }
+
+    /// What is to be done now.
+    pub(crate) fn poll(&mut self) -> Todo {
+        match self.stage {
+            Stage::Returning { has_failed: true, .. } => return Todo::BeginAnew,
+            Stage::Returning { waiting: usize::MAX, .. } => return Todo::Return,
+            Stage::Returning { waiting: 0, .. } => {
+                self.stage = Stage::Settled;
+                self.record.is_due = true;
+            }
+            Stage::Arriving { .. } | Stage::Returning { .. } => return Todo::Nothing,
+            Stage::Settled | Stage::Open => {}
+        }
+        if self.record.is_due && !self.record.is_under_way && !self.record.is_given_up {
+            return Todo::Record;
+        }
+        self.release();
+        Todo::Nothing
+    }
+
+    /// The record as it is to be written, and that this is under way.
+    pub(crate) fn begin_record(&mut self, user: &str, client: &str) -> (Record, Option<Revision>) {
+        self.record.is_due = false;
+        self.record.is_under_way = true;
+        let places = self.places.iter().filter(|(_, place)| place.is_member).map(|(room, place)| socketio::Place {
+            room: room.as_str().to_owned(),
+            kind_bytes: place.kind_bytes as u32,
+            echo: place.echo,
+            presence: place.presence,
+            offset: place.offset,
+            epoch: place.epoch,
+            number: place.number,
+        });
+        let record = Record {
+            version: socketio::VERSION,
+            user: user.to_owned(),
+            client: client.to_owned(),
+            places: places.collect(),
+            next_number: self.next_number,
+        };
+        (record, self.record.revision)
+    }
+
+    /// The record is written; `None`: it can't be kept.
+    pub(crate) fn on_recorded(&mut self, revision: Option<Revision>) {
+        self.record.is_under_way = false;
+        match revision {
+            Some(revision) => self.record.revision = Some(revision),
+            None => self.record.is_given_up = true,
+        }
+    }
+
+    /// Of its record, as far as it is known.
+    pub(crate) fn revision(&self) -> Option<Revision> {
+        self.record.revision
+    }
+
+    /// The record is to be written anew, so that it lasts.
+    pub(crate) fn want_record(&mut self) {
+        self.record.is_due = true;
+    }
+
+    /// Sends what waited, if nothing holds it back any more.
+    fn release(&mut self) {
+        if self.holds() {
+            return;
+        }
+        self.held_bytes = 0;
+        for (body, tail) in std::mem::take(&mut self.held) {
+            self.socket.send(body, tail);
+        }
+    }
+
+    /// Whether CONNECT may be answered.
+    pub(crate) fn may_announce(&self) -> bool {
+        let is_written = !self.record.is_under_way && (!self.record.is_due || self.record.is_given_up);
+        matches!(self.stage, Stage::Settled) && is_written
+    }
+
+    /// Lets it in: the answer to its CONNECT, and the first event.
+    pub(crate) fn announce(&mut self, user: &str, client: &str) {
+        let sid = uuid::Uuid::new_v4().simple().to_string();
+        self.socket.send(packet::connect("/", &sid, Some(&self.pid)).into(), Bytes::new());
+        let start = self.start.take().unwrap_or_else(|| self.tail());
+        let text = |text: &str| serde_json::to_string(text).expect("text is JSON");
+        let connected = format!(r#"42["connected",{{"userId":{},"clientId":{}}}"#, text(user), text(client));
+        self.socket.send(connected.into(), start);
+        self.stage = Stage::Open;
+        self.release();
+    }
+
+    fn holds(&self) -> bool {
+        self.stage != Stage::Open || self.record.is_under_way || (self.record.is_due && !self.record.is_given_up)
+    }
+
+    fn push(&mut self, body: Bytes, tail: Bytes) {
+        if self.holds() {
+            self.held_bytes += body.len() + tail.len();
+            self.held.push((body, tail));
+        } else {
+            self.socket.send(body, tail);
+        }
+    }
+
+    fn push_text(&mut self, text: String) {
+        self.push(text.into(), Bytes::new());
+    }
+
+    fn new_number(&mut self) -> u32 {
+        self.next_number += 1;
+        self.next_number - 1
+    }
+
+    /// The end of a replayable event: where the client stands once it has it.
+    pub(crate) fn tail(&self) -> Bytes {
+        let members = self.places.values().filter(|place| place.is_member);
+        let positions = members.map(|place| Position { number: place.number, offset: place.offset, epoch: place.epoch });
+        format!(r#","{}"]"#, position::write(positions)).into()
+    }
+
+    fn kind_bytes(&self, room: &str) -> usize {
+        self.places.get(room).map_or(0, |place| place.kind_bytes)
+    }
+
+    /// The client has been sent everything up to here.
+    fn move_to(&mut self, room: &str, offset: Offset, epoch: Option<&str>) {
+        let Some(place) = self.places.get_mut(room) else { return };
+        place.offset = offset;
+        match epoch {
+            Some(epoch) => place.epoch = fnv1a32(epoch.as_bytes()),
+            // One's own message does not say it; with the first one the room began another life.
+            None if offset == 1 => place.epoch = NO_EPOCH,
+            None => {}
+        }
+    }
+
+    /// A message for it.
+    pub(crate) fn on_message(&mut self, message: &Outgoing<'_>, shared: &mut Encodings) {
+        let body = match self.kind_bytes(message.room) {
+            0 => shared.event(message),
+            kind_bytes => shared.event_of_kind(message, kind_bytes),
+        };
+        if message.offset == 0 {
+            return self.push(body, Bytes::from_static(b"]"));
+        }
+        self.move_to(message.room, message.offset, Some(message.epoch).filter(|epoch| !epoch.is_empty()));
+        let tail = self.tail();
+        self.push(body, tail);
+    }
+
+    /// It asked to join: what for, so that the answer tells where it stands.
+    pub(crate) fn on_join(&mut self, room: &RoomName, options: &JoinOptions, kind_bytes: usize) {
+        if !self.places.contains_key(room) {
+            if self.places.len() >= MAX_PLACES {
+                self.places.retain(|_, place| place.is_member);
+            }
+            let number = self.new_number();
+            let place =
+                Place { number, kind_bytes, echo: false, presence: false, offset: 0, epoch: 0, asked: None, is_member: false };
+            self.places.insert(room.clone(), place);
+        }
+        let place = self.places.get_mut(room).expect("it is there");
+        place.kind_bytes = kind_bytes;
+        place.asked = Some(options.clone());
+    }
+
+    /// Any other frame for it.
+    pub(crate) fn on_frame(&mut self, frame: &ServerFrame<'_>) -> Then {
+        match *frame {
+            ServerFrame::Joined { reference: Some(RETURN), recovered, room, epoch, .. } => {
+                if let Stage::Returning { waiting, has_failed } = &mut self.stage {
+                    *waiting -= 1;
+                    *has_failed |= !recovered;
+                }
+                if let Some(place) = self.places.get_mut(room) {
+                    place.epoch = fnv1a32(epoch.as_str().as_bytes());
+                }
+                return Then::Look;
+            }
+            ServerFrame::Error { reference: Some(RETURN), code: ErrorCode::Unavailable | ErrorCode::Internal, .. } => {
+                return Then::ComeAgain;
+            }
+            ServerFrame::Error { reference: Some(RETURN), .. } => {
+                self.on_return_failed();
+                return Then::Look;
+            }
+            ServerFrame::Error { reference, code: ErrorCode::TooManyRooms, room: Some(room), .. } => {
+                if self.places.get(room).is_some_and(|place| !place.is_member) {
+                    self.places.remove(room);
+                }
+                self.answer(reference, "error", frame);
+            }
+            ServerFrame::Joined { room, reference, offset, epoch, recovered, .. } => {
+                self.on_joined(room, offset, epoch, recovered);
+                self.answer(reference, "joined", frame);
+                return Then::Look;
+            }
+            ServerFrame::Left { room, reference } => {
+                // A join that waits behind the leave keeps its place.
+                if let Some(place) = self.places.get_mut(room) {
+                    place.is_member = false;
+                    if place.asked.is_none() {
+                        self.places.remove(room);
+                    }
+                }
+                self.record.is_due = true;
+                self.answer(reference, "left", frame);
+                return Then::Look;
+            }
+            ServerFrame::Own { room, offset, .. } => {
+                self.move_to(room, offset, None);
+                let (body, tail) = (events::native(frame, "own"), self.tail());
+                self.push(body, tail);
+            }
+            ServerFrame::UserJoined { room, user, info, .. } => self.on_user(room, "userJoined", user, info, frame),
+            ServerFrame::UserLeft { room, user, info, .. } => self.on_user(room, "userLeft", user, info, frame),
+            ServerFrame::Error { reference, .. } => self.answer(reference, "error", frame),
+            ServerFrame::Ack { reference, .. } => self.answer(Some(reference), "ack", frame),
+            ServerFrame::History { reference, .. } => self.answer(reference, "history", frame),
+            ServerFrame::Presence { reference, .. } => self.answer(reference, "presence", frame),
+            ServerFrame::Refreshed { reference, .. } => self.answer(reference, "refreshed", frame),
+            ServerFrame::Pong { reference } => self.answer(reference, "pong", frame),
+            ServerFrame::Message(_) | ServerFrame::Connected { .. } | ServerFrame::Draining { .. } => {}
+        }
+        Then::Nothing
+    }
+
+    fn on_joined(&mut self, room: &RoomName, head: Offset, epoch: &Epoch, recovered: bool) {
+        let Some(place) = self.places.get_mut(room) else { return };
+        if let Some(asked) = place.asked.take() {
+            (place.echo, place.presence) = (asked.echo, asked.presence);
+            let newest = head.saturating_sub(asked.last.unwrap_or(0).into());
+            place.offset = asked.since.filter(|_| recovered).unwrap_or(newest);
+        } else {
+            // Unasked: the room has another life, or retention was faster.
+            place.offset = head;
+        }
+        place.epoch = fnv1a32(epoch.as_str().as_bytes());
+        place.is_member = true;
+        self.record.is_due = true;
+    }
+
+    fn on_user(&mut self, room: &RoomName, verb: &str, user: &str, info: &str, frame: &ServerFrame<'_>) {
+        match self.kind_bytes(room.as_str()) {
+            0 => self.push(events::native(frame, verb), Bytes::from_static(b"]")),
+            kind_bytes => self.push_text(events::user_of_kind(&room.as_str()[..kind_bytes], verb, user, info)),
+        }
+    }
+
+    /// An acknowledgment, if one was asked for, else an event with the native frame.
+    fn answer(&mut self, reference: Option<&str>, name: &str, frame: &ServerFrame<'_>) {
+        match reference {
+            Some(id) => self.push_text(events::answer(id, frame)),
+            None => self.push(events::native(frame, name), Bytes::from_static(b"]")),
+        }
+    }
+}
