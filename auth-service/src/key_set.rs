@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use carillon_platform::settings::Jwt;
 use jsonwebtoken::{
     Algorithm,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
@@ -44,6 +45,14 @@ pub(crate) fn read(json: &[u8], expected: &Expected) -> Result<KeySet, String> {
     Ok(set)
 }
 
+/// How many keys of a JSON Web Key Set check tokens; what is no set says why.
+///
+/// # Errors
+/// If the text is no such set, or one that is too large.
+pub fn usable_keys(json: &[u8]) -> Result<usize, String> {
+    read(json, &Expected::of(&Jwt::default())).map(|set| set.keys.len())
+}
+
 fn read_key(key: Value, expected: &Expected) -> Result<VerifyingKey, String> {
     // RFC 8037's algorithm has got a name of its own for this curve in RFC 9864, which the library does not know yet.
     let is_named_after_curve = key.get("alg").and_then(Value::as_str) == Some("Ed25519");
@@ -73,7 +82,6 @@ fn read_key(key: Value, expected: &Expected) -> Result<VerifyingKey, String> {
 
 #[cfg(test)]
 mod tests {
-    use carillon_platform::settings::Jwt;
     use serde_json::json;
 
     use super::*;

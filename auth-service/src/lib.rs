@@ -12,6 +12,7 @@ mod service;
 
 pub use authority::Authority;
 pub use dev_key::{DevKeyError, dev_key};
+pub use key_set::usable_keys;
 pub use keys::KeyError;
 pub use revoker::Revoker;
 pub use service::{AuthService, Counters};

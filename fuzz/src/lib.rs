@@ -1,8 +1,19 @@
 //! What the fuzz targets do.
 
 mod frames;
+mod tokens;
 
 /// See `frames.rs`.
 pub fn frames(bytes: &[u8]) {
     frames::run(bytes);
+}
+
+/// See `tokens.rs`.
+pub fn tokens(bytes: &[u8]) {
+    tokens::run(bytes);
+}
+
+/// See `tokens.rs`.
+pub fn keys(bytes: &[u8]) {
+    tokens::run_keys(bytes);
 }

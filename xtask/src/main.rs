@@ -7,11 +7,13 @@ mod arrows;
 mod chaos;
 mod ci;
 mod cluster;
+mod deny;
 mod nats;
 mod process;
 mod steps;
 mod test;
 mod tools;
+mod wheel;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Project tasks")]
@@ -24,6 +26,8 @@ enum Command {
     Cluster,
     /// Run three NATS nodes, two fanouts, three gateways under load, and kill, stop, restart one after the other: nothing may be lost
     Chaos(chaos::Args),
+    /// Check licences, sources and bans of all dependencies, and advisories where they can be had
+    Deny,
     /// Print the path of a NATS server for the tests, fetched if there is none: for `cargo test` by hand
     NatsServer,
 }
@@ -35,6 +39,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test => test::run(&mut steps),
         Command::Ci => ci::run(&mut steps),
         Command::Chaos(args) => return chaos::run(&args),
+        Command::Deny => steps.run("deny", deny::check),
         Command::Cluster => return cluster::run(),
         Command::NatsServer => return nats::find_or_fetch_server().map(|server| println!("{}", server.display())),
     };

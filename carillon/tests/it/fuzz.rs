@@ -1,7 +1,9 @@
-//! What the fuzz target `frames` does, without a fuzzer: over the committed corpus, and over seeded mutations of it.
+//! What the fuzz targets do, without a fuzzer: over the committed corpora, and over seeded mutations of them.
 
 #[path = "../../../fuzz/src/frames.rs"]
 mod frames;
+#[path = "../../../fuzz/src/tokens.rs"]
+mod tokens;
 
 use std::{panic::catch_unwind, path::Path};
 
@@ -13,8 +15,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::{
 /// `CARILLON_TEST_MUTATIONS` says otherwise.
 const MUTATIONS: u64 = 4000;
 
-fn corpus() -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/frames");
+fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
     let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
     let named = files.map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap()));
     let mut corpus: Vec<_> = named.collect();
@@ -22,12 +24,19 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
     corpus
 }
 
+/// Its name, which is that of its corpus, and what it does.
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 3] = [("frames", frames::run), ("tokens", tokens::run), ("keys", tokens::run_keys)];
+
 #[test]
-fn corpus_does_no_harm() {
-    let corpus = corpus();
-    assert!(corpus.len() >= 10, "where is it?");
-    for (name, bytes) in corpus {
-        assert!(catch_unwind(|| frames::run(&bytes)).is_ok(), "{name}");
+fn corpora_do_no_harm() {
+    for (target, run) in TARGETS {
+        let corpus = corpus(target);
+        assert!(corpus.len() >= 8, "where is it?");
+        for (name, bytes) in corpus {
+            assert!(catch_unwind(|| run(&bytes)).is_ok(), "{target}/{name}");
+        }
     }
 }
 
@@ -35,11 +44,13 @@ fn corpus_does_no_harm() {
 fn mutations_do_no_harm() {
     let number = |name: &str, default: u64| std::env::var(name).map_or(default, |number| number.parse().unwrap());
     let (seed, count) = (number("CARILLON_TEST_SEED", 1), number("CARILLON_TEST_MUTATIONS", MUTATIONS));
-    let corpus: Vec<Vec<u8>> = corpus().into_iter().map(|(_, bytes)| bytes).collect();
-    for round in 0..count {
-        let seed = seed.wrapping_add(round);
-        let bytes = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1).mutated(&corpus);
-        assert!(catch_unwind(|| frames::run(&bytes)).is_ok(), "CARILLON_TEST_SEED={seed} CARILLON_TEST_MUTATIONS=1");
+    for (target, run) in TARGETS {
+        let corpus: Vec<Vec<u8>> = corpus(target).into_iter().map(|(_, bytes)| bytes).collect();
+        for round in 0..count {
+            let seed = seed.wrapping_add(round);
+            let bytes = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1).mutated(&corpus);
+            assert!(catch_unwind(|| run(&bytes)).is_ok(), "{target}: CARILLON_TEST_SEED={seed} CARILLON_TEST_MUTATIONS=1");
+        }
     }
 }
 

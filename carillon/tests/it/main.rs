@@ -11,6 +11,7 @@ mod start;
 mod forged;
 mod handshake;
 mod revocation;
+mod rotation;
 mod tokens;
 
 mod membership;
@@ -46,3 +47,4 @@ mod strangers;
 mod endurance;
 mod faults;
 mod fuzz;
+mod hostile;

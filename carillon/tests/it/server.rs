@@ -260,6 +260,11 @@ impl Server {
         behind.chain([&self.front]).map(Part::said).collect()
     }
 
+    /// Memory of the process that clients talk to, KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        self.front.resident_kib()
+    }
+
     /// The next line that it says on stdout.
     pub(crate) async fn stdout_line(&mut self) -> String {
         self.front.line().await

@@ -131,6 +131,13 @@ impl Part {
         self.process.signal(name);
     }
 
+    /// Memory that it holds, KiB.
+    pub(super) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Waits for the end.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         self.process.ended().await

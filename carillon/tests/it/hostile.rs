@@ -1,0 +1,112 @@
+//! What hostile connections leave behind: nothing that grows. Ten thousand of each kind, by `CARILLON_TEST_HOSTILE=10000`;
+//! fewer without it.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::server::{PATIENCE, Server, Shape};
+
+const AT_ONCE: usize = 50;
+/// What a process may have more after the second half of its enemies than after the first, KiB: allocators keep some of what was
+/// freed, but never more and more.
+const SLACK_KIB: u64 = 8 * 1024;
+
+/// One kind of enemy: what it sends, and whether it then waits for the server's end.
+struct Kind {
+    name: &'static str,
+    sends: Vec<u8>,
+}
+
+/// A masked client frame (RFC 6455, section 5.2), mask zero.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        short @ 0..126 => frame.push(0x80 | short as u8),
+        long => {
+            frame.push(0x80 | 127);
+            frame.extend((long as u64).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+fn kinds(token: &str) -> Vec<Kind> {
+    let upgrade = |token: &str| {
+        format!(
+            "GET /ws?token={token} HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    };
+    let behind = |token: &str, frames: &[Vec<u8>]| [upgrade(token).into_bytes(), frames.concat()].concat();
+    let bad = frame(0x81, b"nonsense");
+    let mut fragments = vec![frame(0x01, b"")];
+    fragments.resize(5000, frame(0x00, b""));
+    vec![
+        Kind { name: "silent", sends: Vec::new() },
+        Kind { name: "half a head", sends: b"GET /ws HTTP/1.1\r\nhost: a\r\nx:".to_vec() },
+        Kind { name: "endless head", sends: format!("GET /ws HTTP/1.1\r\nx: {}", "x".repeat(60_000)).into_bytes() },
+        Kind { name: "no HTTP", sends: vec![0x16, 3, 1, 2, 0, 1, 0, 1] },
+        Kind { name: "bad token", sends: behind("nonsense", &[]) },
+        Kind { name: "bad frames", sends: behind(token, &[vec![bad; 12].concat()]) },
+        Kind { name: "too large", sends: behind(token, &[frame(0x81, &vec![b'x'; 70_000])]) },
+        Kind { name: "fragments", sends: behind(token, &fragments) },
+        Kind { name: "not masked", sends: behind(token, &[vec![0x81, 1, b'x']]) },
+        Kind { name: "not UTF-8", sends: behind(token, &[frame(0x81, &[0xff])]) },
+        Kind {
+            name: "deep",
+            sends: behind(
+                token,
+                &[
+                    frame(0x81, format!(r#"{{"type":"broadcast","room":"r","payload":{}"#, "[".repeat(60_000)).as_bytes()),
+                    frame(0x88, b""),
+                ],
+            ),
+        },
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_connections_leave_nothing() {
+    let count: usize = std::env::var("CARILLON_TEST_HOSTILE").map_or(400, |count| count.parse().unwrap());
+    let settings = [
+        ("limits.handshake_ms", "200"),
+        ("limits.connections_per_user", "1000000"),
+        ("limits.frames_per_second", "1000000"),
+        ("limits.frames_burst", "1000000"),
+        ("log.level", "warn"),
+    ];
+    let server = Server::shaped(Shape::Serve, &settings).await;
+    let mut bystander = server.connect("bob").await;
+    for Kind { name, sends } in kinds(&server.token("eve")) {
+        let mut seen = vec![server.resident_kib()];
+        for _ in 0..2 {
+            for _ in 0..count.div_ceil(2 * AT_ONCE) {
+                let enemies: Vec<_> = (0..AT_ONCE).map(|_| tokio::spawn(enemy(server.listen, sends.clone()))).collect();
+                for enemy in enemies {
+                    enemy.await.unwrap();
+                }
+            }
+            server.until_metric("carillon_connections", 1).await;
+            seen.push(server.resident_kib());
+        }
+        println!("{name}: {} of them, resident KiB before, half way, after: {seen:?}", count.div_ceil(2 * AT_ONCE) * 2 * AT_ONCE);
+        assert!(seen[2] < seen[1] + SLACK_KIB, "{name}: {seen:?}");
+        bystander.heard_nothing_else().await;
+    }
+}
+
+/// Sends all, and reads until the server ends it.
+async fn enemy(address: std::net::SocketAddr, sends: Vec<u8>) {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let _ = timeout(Duration::from_secs(5), socket.write_all(&sends)).await;
+    let mut scratch = [0; 4096];
+    let ended = timeout(PATIENCE, async { while socket.read(&mut scratch).await.is_ok_and(|count| count > 0) {} });
+    ended.await.expect("the server ends it in time");
+}
