@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::{
     http::Call,
-    server::{SECRET, Server, signed, unix_ms},
+    listener::Listen,
+    server::{ORIGIN, SECRET, Server, signed, unix_ms},
 };
 
 fn key_file(name: &str) -> String {
@@ -98,6 +99,19 @@ async fn forged_tokens_open_no_door() {
             assert_eq!(answer.status, 401, "{what}: {method} {path}: {}", answer.body);
             assert!(answer.head.contains("www-authenticate: bearer"), "{what}: {}", answer.head);
         }
+        for path in ["/events/ada", "/events?room=lobby"] {
+            let asked = format!("{path}{}token={token}", if path.contains('?') { '&' } else { '?' });
+            for (place, listen) in [
+                ("header", Listen::to(&server, path).token(&token)),
+                ("query", Listen::to(&server, &asked)),
+                (
+                    "cookie",
+                    Listen::to(&server, path).header("cookie", &format!("carillon_token={token}")).header("origin", ORIGIN),
+                ),
+            ] {
+                assert_eq!(listen.refused().await, (401, "unauthorized".to_owned()), "{what} in the {place} for {path}");
+            }
+        }
     }
     // It is not that nothing comes in.
     let rsa = EncodingKey::from_rsa_pem(&std::fs::read(key_file("rsa.pem")).unwrap()).unwrap();
@@ -143,6 +157,9 @@ async fn grants_hold_at_every_door() {
             assert_eq!(!was_refused, may(operation), "{frame} {more} {vector}: {}", answer.raw);
             assert!(!was_refused || answer.text("code") == "forbidden", "{}", answer.raw);
         }
+        // A personal room is joined by the path, whatever the token says; here it takes a grant like any other.
+        let status = Listen::to(&server, &format!("/events?room={room}")).token(&token).open().await.status;
+        assert_eq!(status, if may("join") { 200 } else { 403 }, "events of {vector}");
         let path = format!("/rooms/{room}");
         let admin = vector["admin"].as_bool().unwrap();
         for (method, path, is_allowed) in [

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     client::Dial,
     http::Call,
+    listener::Listen,
     server::{Answer, PATIENCE, Server, Service, Shape, get, unix_ms},
 };
 
@@ -79,6 +80,18 @@ async fn users_tokens_end_up_to_now() {
     // Within the same second, and yet none of those that were taken back.
     let (new, _) = issued(&server, "ada").await;
     server.dial().token(&new).connected().await.heard_nothing_else().await;
+}
+
+#[tokio::test]
+async fn streams_of_events_end_too() {
+    let server = Server::start().await;
+    let (token, id) = issued(&server, "ada").await;
+    let mut stream = Listen::to(&server, "/events/ada").token(&token).open().await;
+    assert_eq!(stream.status, 200);
+    revoke(&server, &format!(r#"{{"jti":"{id}"}}"#)).await;
+    while stream.next().await.is_some() {}
+    // A browser comes back by itself, and is told to stop.
+    assert_eq!(Listen::to(&server, "/events/ada").token(&token).refused().await, (401, "unauthorized".to_owned()));
 }
 
 #[tokio::test]
