@@ -78,6 +78,8 @@ async fn hostile_connections_leave_nothing() {
     let settings = [
         ("limits.handshake_ms", "200"),
         ("limits.connections_per_user", "1000000"),
+        // The bystander reads nothing meanwhile.
+        ("heartbeat.interval_ms", "3600000"),
         ("limits.frames_per_second", "1000000"),
         ("limits.frames_burst", "1000000"),
         ("log.level", "warn"),
