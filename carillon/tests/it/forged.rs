@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     http::Call,
     listener::Listen,
+    polling::Polling,
     server::{ORIGIN, SECRET, Server, signed, unix_ms},
 };
 
@@ -99,6 +100,8 @@ async fn forged_tokens_open_no_door() {
             assert_eq!(answer.status, 401, "{what}: {method} {path}: {}", answer.body);
             assert!(answer.head.contains("www-authenticate: bearer"), "{what}: {}", answer.head);
         }
+        let (_, answer) = Polling::connect(&server, &json!({ "token": token }).to_string()).await;
+        assert_eq!(answer, r#"44{"message":"Authentication failed"}"#, "{what} over Socket.IO");
         for path in ["/events/ada", "/events?room=lobby"] {
             let asked = format!("{path}{}token={token}", if path.contains('?') { '&' } else { '?' });
             for (place, listen) in [
@@ -156,6 +159,19 @@ async fn grants_hold_at_every_door() {
             let was_refused = answer.kind() == "error";
             assert_eq!(!was_refused, may(operation), "{frame} {more} {vector}: {}", answer.raw);
             assert!(!was_refused || answer.text("code") == "forbidden", "{}", answer.raw);
+        }
+        let (mut socketio, answer) = Polling::connect(&server, &json!({ "token": token }).to_string()).await;
+        assert!(answer.starts_with("40{"), "{answer}");
+        for (event, operation) in [
+            (json!(["join", room]), "join"),
+            (json!(["broadcast", { "room": room, "payload": 1 }]), "publish"),
+            (json!(["history", { "room": room }]), "history"),
+            (json!(["presence", { "room": room }]), "presence"),
+        ] {
+            let answer = socketio.ask(&event.to_string()).await;
+            let was_refused = answer.contains(r#""error":{"#);
+            assert_eq!(!was_refused, may(operation), "{event} {vector}: {answer}");
+            assert!(!was_refused || answer.contains(r#""code":"forbidden""#), "{answer}");
         }
         // A personal room is joined by the path, whatever the token says; here it takes a grant like any other.
         let status = Listen::to(&server, &format!("/events?room={room}")).token(&token).open().await.status;

@@ -10,6 +10,7 @@ mod start;
 
 mod forged;
 mod handshake;
+mod polling;
 mod revocation;
 mod rotation;
 mod tokens;

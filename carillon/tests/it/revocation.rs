@@ -6,6 +6,7 @@ use crate::{
     client::Dial,
     http::Call,
     listener::Listen,
+    polling::Polling,
     server::{Answer, PATIENCE, Server, Service, Shape, get, unix_ms},
 };
 
@@ -92,6 +93,23 @@ async fn streams_of_events_end_too() {
     while stream.next().await.is_some() {}
     // A browser comes back by itself, and is told to stop.
     assert_eq!(Listen::to(&server, "/events/ada").token(&token).refused().await, (401, "unauthorized".to_owned()));
+}
+
+#[tokio::test]
+async fn socketio_clients_are_told_to_stop() {
+    let server = Server::start().await;
+    let (token, id) = issued(&server, "ada").await;
+    let auth = format!(r#"{{"token":"{token}"}}"#);
+    let (mut client, answer) = Polling::connect(&server, &auth).await;
+    assert!(answer.starts_with("40{"), "{answer}");
+    revoke(&server, &format!(r#"{{"jti":"{id}"}}"#)).await;
+    let mut packets = Vec::new();
+    while let Some(packet) = client.next().await {
+        packets.push(packet);
+    }
+    assert!(packets.iter().any(|packet| packet == "41"), "DISCONNECT, so that it does not come back: {packets:?}");
+    let (_, answer) = Polling::connect(&server, &auth).await;
+    assert_eq!(answer, r#"44{"message":"Authentication failed"}"#);
 }
 
 #[tokio::test]

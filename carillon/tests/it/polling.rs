@@ -1,0 +1,58 @@
+//! A Socket.IO client over polling, packets as text: what the official client does is shown in `tests/web`, here is what it
+//! never sends.
+
+use crate::{http::Call, server::Server};
+
+/// An Engine.IO connection that has asked to be let in.
+pub(crate) struct Polling<'a> {
+    server: &'a Server,
+    sid: String,
+    waiting: Vec<String>,
+    asked: u32,
+}
+
+impl<'a> Polling<'a> {
+    /// Connects with what stands in the CONNECT packet; the first packet that comes back is the answer.
+    pub(crate) async fn connect(server: &'a Server, auth: &str) -> (Self, String) {
+        let opened = Call::new("GET", "/socket.io/?EIO=4&transport=polling").to(server).await;
+        assert_eq!(opened.status, 200, "{}", opened.body);
+        let open: serde_json::Value = serde_json::from_str(opened.body.strip_prefix('0').expect("an open packet")).unwrap();
+        let mut polling = Self { server, sid: open["sid"].as_str().unwrap().to_owned(), waiting: Vec::new(), asked: 0 };
+        polling.send(&format!("40{auth}")).await;
+        let answer = polling.next().await.unwrap_or_default();
+        (polling, answer)
+    }
+
+    fn path(&self) -> String {
+        format!("/socket.io/?EIO=4&transport=polling&sid={}", self.sid)
+    }
+
+    async fn send(&self, packet: &str) {
+        Call::new("POST", &self.path()).header("content-type", "text/plain").body(packet.as_bytes()).to(self.server).await;
+    }
+
+    /// The next packet; `None` once there is no such connection.
+    pub(crate) async fn next(&mut self) -> Option<String> {
+        while self.waiting.is_empty() {
+            let polled = Call::new("GET", &self.path()).to(self.server).await;
+            if polled.status != 200 {
+                return None;
+            }
+            self.waiting = polled.body.split('\u{1e}').map(str::to_owned).collect();
+        }
+        Some(self.waiting.remove(0))
+    }
+
+    /// What an event is acknowledged with; other packets are passed over.
+    pub(crate) async fn ask(&mut self, event: &str) -> String {
+        self.asked += 1;
+        self.send(&format!("42{}{event}", self.asked)).await;
+        let mark = format!("43{}", self.asked);
+        loop {
+            let packet = self.next().await.expect("the connection goes on");
+            if let Some(answer) = packet.strip_prefix(&mark) {
+                return answer.to_owned();
+            }
+        }
+    }
+}
