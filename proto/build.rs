@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let messages = [
         "carillon/link/v1/link.proto",
         "carillon/log/v1/record.proto",
+        "carillon/lease/v1/lease.proto",
         "carillon/notice/v1/notice.proto",
         "carillon/engineio/v1/engineio.proto",
         "carillon/socketio/v1/record.proto",

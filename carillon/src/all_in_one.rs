@@ -96,7 +96,7 @@ impl AllInOne {
         let counters = Arc::new(Counters::default());
         let bus = Arc::new(InProcessBus::new());
         let buckets = Arc::new(EmbeddedBuckets::of(self.log.clone()));
-        let fanout = Fanout::new(settings, self.log.clone(), bus.clone());
+        let fanout = Fanout::new(settings, self.log.clone(), bus.clone(), buckets.clone()).sole();
         let revocations = Arc::new(Revocations::default());
         let revoker = Arc::new(Revoker::new(settings, buckets.clone(), bus.clone()));
         tokio::spawn(revocations.clone().keep(bus.clone(), buckets.clone()));

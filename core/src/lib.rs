@@ -7,6 +7,7 @@
 //! ```
 
 pub mod grants;
+pub mod lease;
 pub mod link;
 pub mod outbox;
 pub mod partition;

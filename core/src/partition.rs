@@ -127,6 +127,9 @@ pub enum Effect {
         /// The room.
         room: RoomName,
     },
+    /// A gateway has seen more of a room than there is, in the same life of it: the log has lost what it had acked. The
+    /// partition must be taken anew, with another incarnation.
+    TailLost,
     /// Send a batch to a gateway.
     Send {
         /// Which one.
@@ -158,6 +161,8 @@ pub struct Partition {
     /// Rooms that may have become idle, oldest first.
     idle: VecDeque<(u64, RoomName)>,
     effects: VecDeque<Effect>,
+    /// Until when the lease allows to speak.
+    lease_until_ms: u64,
 }
 
 #[derive(Debug)]
@@ -244,13 +249,25 @@ impl Partition {
             later: BTreeMap::new(),
             idle: VecDeque::new(),
             effects: VecDeque::new(),
+            lease_until_ms: u64::MAX,
         }
+    }
+
+    /// Until when this owner may speak, `mono_ms` of its own clock. Later it takes no batch, says nothing and appends nothing:
+    /// another one may have the partition. Should the lease be renewed after all, it goes on where it stood. Without a lease
+    /// it speaks for ever.
+    pub fn on_lease(&mut self, until_ms: u64) {
+        self.lease_until_ms = until_ms;
+    }
+
+    fn is_silent(&self, now: Now) -> bool {
+        now.mono_ms >= self.lease_until_ms
     }
 
     /// A batch from a gateway.
     pub fn on_batch(&mut self, batch: UpBatch, now: Now) {
         let Some(gateway) = GatewayId::from_wire(&batch.gateway) else { return };
-        if batch.version != link::VERSION {
+        if batch.version != link::VERSION || self.is_silent(now) {
             return;
         }
         let asker = Asker { gateway, link: batch.link };
@@ -294,10 +311,8 @@ impl Partition {
 
     /// The answer to [`Effect::Head`]: the room's newest record, or that it has none.
     pub fn on_head(&mut self, room: RoomName, newest: Option<Record>, now: Now) {
-        let (offset, ts, epoch) = newest.map_or((0, 0, Epoch::none()), |newest| {
-            let epoch = Epoch::from_wire(&newest.epoch);
-            (newest.offset, newest.ts, epoch)
-        });
+        let (offset, ts, epoch) =
+            newest.map_or((0, 0, Epoch::none()), |newest| (newest.offset, newest.ts, self.epoch_now(&newest.epoch)));
         let ready = ReadyRoom {
             head: offset,
             assigned: offset,
@@ -309,6 +324,14 @@ impl Partition {
             presence: Presence::default(),
         };
         self.open_room(room, ready, now);
+    }
+
+    /// A stored epoch as it is now: a log that has lost its tail has another incarnation since, for all of its rooms.
+    fn epoch_now(&self, stored: &str) -> Epoch {
+        match stored.rsplit_once('.').and_then(|(_, sequence)| sequence.parse().ok()) {
+            Some(sequence) => Epoch::new(&self.start.incarnation, sequence),
+            None => Epoch::from_wire(stored),
+        }
     }
 
     /// The answer to [`Effect::Empty`].
@@ -379,6 +402,10 @@ impl Partition {
             return;
         }
         let room = ready(&mut self.rooms, &name);
+        // Nobody is shown what the log has not acked, and the head comes from the log.
+        if attach.since.is_some_and(|since| since > room.head) && attach.epoch == room.epoch.as_str() && !room.epoch.is_none() {
+            return self.effects.push_back(Effect::TailLost);
+        }
         // The gateway knew the room before: others that did may not be back yet.
         if attach.since.is_some() && room.presence.quiet_until_ms <= now.mono_ms {
             room.presence.quiet_until_ms = now.mono_ms + presence::QUIET_MS;
@@ -579,7 +606,9 @@ impl Partition {
                 return self.read_log(pending, Some(old), None, limit);
             }
         }
-        let page = page(&pending.read, room, records.into_iter().map(to_message).collect(), first);
+        let epoch = room.epoch.as_str().to_owned();
+        let messages = records.into_iter().map(|record| Message { epoch: epoch.clone(), ..to_message(record) });
+        let page = page(&pending.read, room, messages.collect(), first);
         self.links.send(pending.asker, down::Item::Page(page));
     }
 
@@ -676,6 +705,9 @@ impl Partition {
 
     /// Time passed: heartbeats, silent gateways, users whose grace is over, idle rooms.
     pub fn on_tick(&mut self, now: Now) {
+        if self.is_silent(now) {
+            return;
+        }
         for (gateway, left) in self.links.on_tick(now.mono_ms) {
             self.drop_routes(gateway, left, now);
         }
@@ -706,6 +738,9 @@ impl Partition {
 
     /// The next thing to do. Call until `None` after every input, or after several.
     pub fn poll_effect(&mut self, now: Now) -> Option<Effect> {
+        if self.is_silent(now) {
+            return None;
+        }
         if let Some(effect) = self.effects.pop_front() {
             return Some(effect);
         }

@@ -1,15 +1,20 @@
 //! Order: drives the partitions that this replica owns. Here is only the carrying to and fro between the rules of a
 //! partition (`carillon_core::partition`), the log and the bus.
 
+mod clock;
+mod lease;
 mod owner;
 
 use std::{sync::Arc, time::Duration};
 
 use carillon_core::partition;
-use carillon_platform::{bus::Bus, log::Log, settings::Settings, shutdown::Shutdown};
+use carillon_platform::{bus::Bus, kv::Buckets, log::Log, settings::Settings, shutdown::Shutdown};
 use carillon_proto::ids::PartitionId;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use owner::Counters;
+use clock::Clock;
+use lease::Leases;
+pub use owner::{Counters, Held};
 
 /// What the partitions of a process share.
 #[derive(Clone)]
@@ -18,18 +23,23 @@ pub struct Fanout {
     pub log: Arc<dyn Log>,
     /// The way to the gateways.
     pub bus: Arc<dyn Bus>,
+    /// Where it is kept who owns which partition.
+    pub buckets: Arc<dyn Buckets>,
+    /// Nobody else can own what lies in this log: no lease is waited for, and none grows old.
+    pub is_sole: bool,
     /// What shapes the partitions.
     pub config: partition::Config,
     /// What happened, for `/metrics`.
     pub counters: Arc<Counters>,
+    clock: Clock,
 }
 
 /// How long a partition waits before it tries again what the log or the bus could not do.
 const RETRY: Duration = Duration::from_millis(500);
 
 impl Fanout {
-    /// From the settings.
-    pub fn new(settings: &Settings, log: Arc<dyn Log>, bus: Arc<dyn Bus>) -> Self {
+    /// One replica of perhaps several, from the settings.
+    pub fn new(settings: &Settings, log: Arc<dyn Log>, bus: Arc<dyn Bus>, buckets: Arc<dyn Buckets>) -> Self {
         let retention = settings.retention.iter().map(|it| partition::Retention {
             rooms: it.rooms.clone(),
             keep: partition::Keep { messages: it.messages, age_ms: u64::try_from(it.age.as_millis()).unwrap_or(u64::MAX) },
@@ -39,23 +49,33 @@ impl Fanout {
             retention: retention.collect(),
             ..partition::Config::default()
         };
-        Self { log, bus, config, counters: Arc::default() }
+        Self { log, bus, buckets, is_sole: false, config, counters: Arc::default(), clock: Clock::start() }
     }
 
-    /// Owns all partitions until the drain ends. Resolves to what `stop` is cancelled for: the gateways in the same process
-    /// need their owners until their last client has left.
-    pub async fn run(self, stop: tokio_util::sync::CancellationToken, shutdown: Shutdown) {
-        let owners = tokio_util::task::TaskTracker::new();
+    /// The only owner that there can be, as in a process that has the log for itself.
+    #[must_use]
+    pub fn sole(self) -> Self {
+        Self { is_sole: true, ..self }
+    }
+
+    /// Owns its share of the partitions until `stop` is cancelled, gives them away then, and resolves when that is done. The
+    /// gateways in the same process need their owners until their last client has left.
+    pub async fn run(self, stop: CancellationToken, shutdown: Shutdown) {
+        let leases = tokio::select! {
+            leases = Leases::open(&self) => leases,
+            () = stop.cancelled() => return,
+        };
+        let notes = tokio::spawn(leases.clone().exchange_notes());
+        let owners = TaskTracker::new();
         for partition in PartitionId::all() {
-            let (fanout, stop, shutdown) = (self.clone(), stop.clone(), shutdown.clone());
-            owners.spawn(async move {
-                tokio::select! {
-                    () = owner::own(fanout, partition, shutdown) => {}
-                    () = stop.cancelled() => {}
-                }
-            });
+            owners.spawn(owner::own(self.clone(), leases.clone(), partition, stop.clone(), shutdown.clone()));
         }
         owners.close();
+        tokio::select! {
+            () = stop.cancelled() => leases.leave(),
+            () = owners.wait() => {}
+        }
         owners.wait().await;
+        notes.abort();
     }
 }

@@ -1,4 +1,5 @@
-//! The owners of all partitions as a process of their own. It waits for NATS before it owns anything.
+//! One replica of the owners, as a process of its own. It waits for NATS before it owns anything, and owns its share of the
+//! partitions: all of them while it is alone.
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -24,12 +25,13 @@ async fn serve(process: Process) -> Result<(), Failure> {
         let (counters, bus) = (counters.clone(), nats.bus.clone());
         admin.metrics(move || counters.metrics()).metrics(move || bus.metrics())
     })?;
-    let (bus, shutdown) = (nats.bus.clone(), process.shutdown.clone());
+    let (bus, buckets, shutdown) = (nats.bus.clone(), nats.buckets.clone(), process.shutdown.clone());
     let owners = tokio_util::task::TaskTracker::new();
     let tracked = owners.clone();
     nats.then(&process, async move |nats| {
         let log = JetStreamLog::start(nats, JetStreamConfig::new(&settings)).await.map_err(Failure::world)?;
-        let fanout = Fanout { counters, ..Fanout::new(&settings, Arc::new(log), bus) };
+        let mut fanout = Fanout::new(&settings, Arc::new(log), bus, buckets);
+        fanout.counters = counters;
         tracked.spawn(fanout.run(shutdown.token(), shutdown));
         Ok(())
     })

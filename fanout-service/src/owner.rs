@@ -1,31 +1,37 @@
 //! One partition's driver: takes the partition, carries inputs in and effects out, and takes it anew when the log has
 //! lost count of it.
 
-use std::{
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
-use carillon_core::{
-    Now,
-    partition::{Effect, Partition, Start},
-};
+use carillon_core::partition::{Effect, Partition, Start};
 use carillon_platform::{
     bus::Subscription,
     log::{Append, AppendError, LogError, Part, ReadLimit, ReadSpan, Stored},
     shutdown::Shutdown,
 };
 use carillon_proto::{
-    ids::{PartitionId, RoomName},
+    ids::{PARTITIONS, PartitionId, RoomName},
+    lease::{self, Lease, Owner},
     link::{UpBatch, down_subject, up_subject},
     log::{self, Record},
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered, stream::FuturesUnordered};
 use prost::Message as _;
-use tokio::time::{Duration, MissedTickBehavior, interval, sleep};
+use tokio::{
+    sync::watch,
+    time::{Duration, Instant, MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
 
-use crate::{Fanout, RETRY};
+use crate::{
+    Fanout, RETRY,
+    clock::Clock,
+    lease::{Leases, Phase, Tenure},
+};
 
 /// What the owners of a process did; only ever counts up.
 #[derive(Debug, Default)]
@@ -38,54 +44,170 @@ pub struct Counters {
     pub refused_batches: AtomicU64,
     /// Times that a partition was taken, the first one included.
     pub takeovers: AtomicU64,
+    /// Times that a partition was given away in good order.
+    pub handovers: AtomicU64,
+    /// What is owned here.
+    pub partitions: [Held; PARTITIONS as usize],
     /// Rooms in memory now.
     pub rooms: AtomicI64,
+}
+
+/// A partition, as the metrics show it.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// Of the owner here; 0 while it is owned elsewhere, or being taken.
+    pub generation: AtomicU64,
+    /// How long ago the lease was written.
+    pub lease_age_ms: AtomicU64,
 }
 
 /// How often a partition looks at the clock; heartbeats go out every second.
 const TICK: Duration = Duration::from_millis(250);
 
+/// How often an owner tells all gateways that it is one. The first time at once; the others are for gateways whose first word
+/// went to nobody, since the way to a new subscriber may take a moment to be known.
+const ANNOUNCE_MS: u64 = 1_000;
+
 /// Batches that are acted on before what they led to is carried out: enough to let a burst share its answers, few
 /// enough to keep the first of it from waiting.
 const INPUTS_PER_TURN: usize = 64;
 
-/// Owns `partition` until it is dropped, or the log is closed for good.
-pub(crate) async fn own(fanout: Fanout, partition: PartitionId, shutdown: Shutdown) {
-    let clock = Clock::start();
-    let mut generation = 0;
+/// How long an owner that gives its partition away waits for what the log has not acked yet. What is left then, the next
+/// owner finds in the log, and gateways say the rest again.
+const LAST_ACKS: Duration = Duration::from_secs(1);
+
+/// Owns `partition` whenever its lease is to be held here, until `stop` has ended that, or the log is closed for good.
+pub(crate) async fn own(fanout: Fanout, leases: Leases, partition: PartitionId, stop: CancellationToken, shutdown: Shutdown) {
     loop {
-        generation = clock.now().unix_ms.max(generation + 1);
-        match take(&fanout, partition, generation).await {
-            Ok((taken, inbox)) => {
-                let mut driver = Driver::new(&fanout, partition, taken, clock, inbox);
-                match driver.drive().await {
-                    AppendError::Closed(why) => return shutdown.fail("log", why),
-                    lost => tracing::warn!(%partition, %lost, "taking the partition anew"),
-                }
+        let tenure = tokio::select! {
+            tenure = leases.take(partition) => Arc::new(tenure),
+            () = stop.cancelled() => return,
+        };
+        let keeper = tokio::spawn(tenure.clone().keep());
+        let ended = hold(&fanout, partition, &tenure).await;
+        keeper.abort();
+        fanout.counters.partitions[partition.index()].generation.store(0, Ordering::Relaxed);
+        match ended {
+            Ended::GivenAway => {
+                fanout.counters.handovers.fetch_add(1, Ordering::Relaxed);
+                tenure.give_back().await;
             }
-            Err(LogError::Broken(why)) => return shutdown.fail("log", why),
-            Err(LogError::Unavailable(why)) => {
-                tracing::warn!(%partition, %why, "the partition can't be taken yet");
-                sleep(RETRY).await;
-            }
+            Ended::Lost => {}
+            Ended::Closed(why) => return shutdown.fail("log", why),
+        }
+        if stop.is_cancelled() {
+            return;
         }
     }
 }
 
-async fn take(fanout: &Fanout, partition: PartitionId, generation: u64) -> Result<(Partition, Subscription), LogError> {
+/// How the ownership of a partition ended here.
+enum Ended {
+    GivenAway,
+    Lost,
+    Closed(String),
+}
+
+/// Takes the partition under a lease, and anew whenever the log has lost count, until the lease ends.
+async fn hold(fanout: &Fanout, partition: PartitionId, tenure: &Tenure) -> Ended {
+    let mut phase = tenure.phase();
+    loop {
+        let taken = tokio::select! {
+            taken = take(fanout, partition, tenure) => taken,
+            ended = tenure_ends(&mut phase) => return ended,
+        };
+        let (lost, tail_was_lost) = match taken {
+            Ok(None) => return Ended::Lost,
+            Ok(Some((rules, generation, inbox))) => {
+                let mut driver = Driver::new(fanout, partition, tenure, rules, generation, inbox);
+                let ended = driver.drive().await;
+                fanout.counters.partitions[partition.index()].generation.store(0, Ordering::Relaxed);
+                match ended {
+                    DriveEnd::Tenure(ended) => return ended,
+                    DriveEnd::Log(AppendError::Closed(why)) => return Ended::Closed(why),
+                    DriveEnd::Log(lost) => (lost.to_string(), false),
+                    DriveEnd::TailLost => {
+                        tracing::error!(%partition, "the log lacks what it had acked: its rooms begin another life");
+                        ("the log has lost its tail".to_owned(), true)
+                    }
+                }
+            }
+            Err(LogError::Broken(why)) => return Ended::Closed(why),
+            Err(LogError::Unavailable(why)) => {
+                tracing::warn!(%partition, %why, "the partition can't be taken yet");
+                tokio::select! {
+                    () = sleep(RETRY) => continue,
+                    ended = tenure_ends(&mut phase) => return ended,
+                }
+            }
+        };
+        tracing::warn!(%partition, %lost, "taking the partition anew");
+        // The lease is still held here, else this ends; and what the next owner says has a generation of its own.
+        if tenure.renew(tail_was_lost).await.is_none() {
+            return Ended::Lost;
+        }
+    }
+}
+
+async fn tenure_ends(phase: &mut watch::Receiver<Phase>) -> Ended {
+    match phase.wait_for(|phase| *phase != Phase::Held).await.as_deref() {
+        Ok(Phase::GiveAway) => Ended::GivenAway,
+        Ok(_) | Err(_) => Ended::Lost,
+    }
+}
+
+/// The one way to a partition, at the start and after every doubt: heard from here on, marked in the log, and only then
+/// read, so that nothing can come between what was read and what is appended. `None` if the lease was lost meanwhile.
+async fn take(
+    fanout: &Fanout,
+    partition: PartitionId,
+    tenure: &Tenure,
+) -> Result<Option<(Partition, u64, Subscription)>, LogError> {
+    let started = Instant::now();
     let inbox = fanout.bus.subscribe(&up_subject(partition)).await.map_err(|error| LogError::Unavailable(error.to_string()))?;
     let opened = fanout.log.open(partition).await?;
+    let mut lease = tenure.lease().await;
+    if lease.incarnation != opened.incarnation || opened.found < lease.acked {
+        let is_same_log = lease.incarnation == opened.incarnation;
+        if is_same_log {
+            let Lease { acked, .. } = lease;
+            tracing::error!(%partition, acked, found = opened.found, "the log lacks what it had acked: its rooms begin another life");
+        }
+        tenure.on_acked(opened.last);
+        let written = tenure.write(|lease| {
+            lease.losses = if is_same_log { lease.losses + 1 } else { 0 };
+            lease.incarnation = opened.incarnation.clone();
+        });
+        match written.await {
+            Some(written) => lease = written,
+            None => return Ok(None),
+        }
+    }
+    tenure.on_acked(opened.last);
+    let marked = started.elapsed();
     let recent = fanout.log.recent(partition, Duration::from_millis(fanout.config.key_window_ms)).await?;
     let recent = recent.iter().map(record).collect::<Result<Vec<_>, _>>()?;
     let start = Start {
         partition,
-        generation,
-        incarnation: opened.incarnation,
+        generation: lease.generation,
+        incarnation: carillon_core::lease::incarnation(&opened.incarnation, lease.losses),
         last_sequence: opened.last,
         seed: u128::from_be_bytes(uuid::Uuid::new_v4().into_bytes()),
     };
     fanout.counters.takeovers.fetch_add(1, Ordering::Relaxed);
-    Ok((Partition::new(fanout.config.clone(), start, recent), inbox))
+    let Lease { generation, .. } = lease;
+    tracing::info!(%partition, generation, ?marked, took = ?started.elapsed(), recent = recent.len(), "the partition is taken");
+    Ok(Some((Partition::new(fanout.config.clone(), start, recent), lease.generation, inbox)))
+}
+
+/// Why a driver ended.
+enum DriveEnd {
+    /// What was under way is unknown, and the partition must be taken anew.
+    Log(AppendError),
+    /// Proof that the log lacks what it had acked.
+    TailLost,
+    /// The lease ends.
+    Tenure(Ended),
 }
 
 /// What the log was asked, with the mark that the rules know the answer by.
@@ -94,9 +216,12 @@ type Asked<'f, Mark, Answer> = FuturesUnordered<BoxFuture<'f, (Mark, Result<Answ
 struct Driver<'f> {
     fanout: &'f Fanout,
     partition: PartitionId,
+    tenure: &'f Tenure,
+    generation: u64,
     rules: Partition,
     clock: Clock,
     inbox: Subscription,
+    next_announce_ms: u64,
     appends: FuturesOrdered<BoxFuture<'static, Result<u64, AppendError>>>,
     heads: Asked<'f, RoomName, Option<Stored>>,
     reads: Asked<'f, u64, Part>,
@@ -112,13 +237,23 @@ impl Drop for Driver<'_> {
 }
 
 impl<'f> Driver<'f> {
-    fn new(fanout: &'f Fanout, partition: PartitionId, rules: Partition, clock: Clock, inbox: Subscription) -> Self {
+    fn new(
+        fanout: &'f Fanout,
+        partition: PartitionId,
+        tenure: &'f Tenure,
+        rules: Partition,
+        generation: u64,
+        inbox: Subscription,
+    ) -> Self {
         Self {
             fanout,
             partition,
+            tenure,
+            generation,
             rules,
-            clock,
+            clock: fanout.clock,
             inbox,
+            next_announce_ms: 0,
             appends: FuturesOrdered::new(),
             heads: FuturesUnordered::new(),
             reads: FuturesUnordered::new(),
@@ -128,19 +263,28 @@ impl<'f> Driver<'f> {
         }
     }
 
-    /// Runs until an append fails: what was under way is unknown then, and the partition must be taken anew.
-    async fn drive(&mut self) -> AppendError {
+    /// Runs until the lease ends, or an append fails.
+    async fn drive(&mut self) -> DriveEnd {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut phase = self.tenure.phase();
+        // Set once the partition is given away: until then the last acks are waited for, and nothing new is taken.
+        let mut leaves_at: Option<Instant> = None;
+        self.fanout.counters.partitions[self.partition.index()].generation.store(self.generation, Ordering::Relaxed);
         loop {
+            self.rules.on_lease(self.tenure.until_ms());
             tokio::select! {
-                batch = self.inbox.next() => match batch {
+                batch = self.inbox.next(), if leaves_at.is_none() => match batch {
                     Some(batch) => self.on_batch(&batch),
-                    None => return AppendError::Unknown("the bus is gone".into()),
+                    None => return DriveEnd::Log(AppendError::Unknown("the bus is gone".into())),
+                },
+                ended = tenure_ends(&mut phase), if leaves_at.is_none() => match ended {
+                    Ended::GivenAway => leaves_at = Some(Instant::now() + LAST_ACKS),
+                    ended => return DriveEnd::Tenure(ended),
                 },
                 Some(appended) = self.appends.next() => {
                     if let Err(lost) = self.on_appended(appended) {
-                        return lost;
+                        return DriveEnd::Log(lost);
                     }
                 }
                 Some((room, head)) = self.heads.next() => self.on_head(room, head),
@@ -154,17 +298,34 @@ impl<'f> Driver<'f> {
                 Some((room, emptied)) = self.empties.next() => match emptied {
                     Ok(()) => self.rules.on_emptied(room, self.clock.now()),
                     // Whoever waits for the room waits no longer than for a lost owner.
-                    Err(error) => return AppendError::Unknown(format!("a room could not be emptied: {error}")),
+                    Err(error) => return DriveEnd::Log(AppendError::Unknown(format!("a room could not be emptied: {error}"))),
                 },
-                _ = tick.tick() => {
-                    self.rules.on_tick(self.clock.now());
-                    self.count_rooms(self.rules.rooms());
-                }
+                _ = tick.tick() => self.on_tick(),
             }
-            if let Err(lost) = self.take_what_is_ready() {
-                return lost;
+            // Before anything is said: a process that was stopped for a while finds out here.
+            self.rules.on_lease(self.tenure.until_ms());
+            if let Err(lost) = self.take_what_is_ready(leaves_at.is_none()) {
+                return DriveEnd::Log(lost);
             }
-            self.carry_out();
+            if self.carry_out() {
+                return DriveEnd::TailLost;
+            }
+            if leaves_at.is_some_and(|at| self.rules.in_flight() == 0 || Instant::now() >= at) {
+                return DriveEnd::Tenure(Ended::GivenAway);
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = self.clock.now();
+        self.rules.on_tick(now);
+        self.count_rooms(self.rules.rooms());
+        let lease_age_ms = &self.fanout.counters.partitions[self.partition.index()].lease_age_ms;
+        lease_age_ms.store(self.tenure.age_ms(), Ordering::Relaxed);
+        if now.mono_ms >= self.next_announce_ms && now.mono_ms < self.tenure.until_ms() {
+            self.next_announce_ms = now.mono_ms + ANNOUNCE_MS;
+            let owner = Owner { version: lease::VERSION, partition: u32::from(self.partition.0), generation: self.generation };
+            self.fanout.bus.publish(lease::OWNERS, owner.encode_to_vec().into());
         }
     }
 
@@ -174,8 +335,8 @@ impl<'f> Driver<'f> {
         self.counted_rooms = now;
     }
 
-    fn take_what_is_ready(&mut self) -> Result<(), AppendError> {
-        for _ in 0..INPUTS_PER_TURN {
+    fn take_what_is_ready(&mut self, takes_batches: bool) -> Result<(), AppendError> {
+        for _ in 0..if takes_batches { INPUTS_PER_TURN } else { 0 } {
             match self.inbox.try_next() {
                 Some(batch) => self.on_batch(&batch),
                 None => break,
@@ -198,7 +359,7 @@ impl<'f> Driver<'f> {
     }
 
     fn on_appended(&mut self, appended: Result<u64, AppendError>) -> Result<(), AppendError> {
-        appended?;
+        self.tenure.on_acked(appended?);
         self.fanout.counters.appends.fetch_add(1, Ordering::Relaxed);
         self.rules.on_appended(self.clock.now());
         Ok(())
@@ -225,7 +386,8 @@ impl<'f> Driver<'f> {
         }
     }
 
-    fn carry_out(&mut self) {
+    /// Does what the rules say; true if they say that the log has lost its tail.
+    fn carry_out(&mut self) -> bool {
         let now = self.clock.now();
         let (log, partition) = (&self.fanout.log, self.partition);
         while let Some(effect) = self.rules.poll_effect(now) {
@@ -251,8 +413,10 @@ impl<'f> Driver<'f> {
                     self.fanout.counters.batches.fetch_add(1, Ordering::Relaxed);
                     self.fanout.bus.publish(&down_subject(gateway, partition), batch.encode_to_vec().into());
                 }
+                Effect::TailLost => return true,
             }
         }
+        false
     }
 }
 
@@ -265,23 +429,6 @@ fn record(stored: &Stored) -> Result<Record, LogError> {
     Ok(record)
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Clock {
-    start: Instant,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { start: Instant::now() }
-    }
-
-    fn now(self) -> Now {
-        // A clock before 1970 is a broken machine; messages then bear the time 0 rather than none.
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono_ms: self.start.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as u64 }
-    }
-}
-
 impl Counters {
     /// The Prometheus text of all of them.
     pub fn metrics(&self) -> String {
@@ -290,12 +437,30 @@ impl Counters {
             ("carillon_batches_sent_total", "Batches sent to gateways.", &self.batches),
             ("carillon_batches_refused_total", "Batches that could not be read.", &self.refused_batches),
             ("carillon_takeovers_total", "Times that a partition was taken.", &self.takeovers),
+            ("carillon_handovers_total", "Times that a partition was given away in good order.", &self.handovers),
         ];
         let text = |(name, help, value): (&str, &str, &AtomicU64)| {
             format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {}\n", value.load(Ordering::Relaxed))
         };
         let rooms = ("carillon_partition_rooms", self.rooms.load(Ordering::Relaxed));
         let gauge = format!("# HELP {0} Rooms in memory of their owners.\n# TYPE {0} gauge\n{0} {1}\n", rooms.0, rooms.1);
-        counters.into_iter().map(text).chain([gauge]).collect()
+        counters.into_iter().map(text).chain([gauge, self.held()]).collect()
+    }
+
+    fn held(&self) -> String {
+        let held = |held: &Held| held.generation.load(Ordering::Relaxed) > 0;
+        let mut text = "# HELP carillon_partition_owned Whether the partition is owned here.\n\
+                        # TYPE carillon_partition_owned gauge\n"
+            .to_owned();
+        for (partition, it) in self.partitions.iter().enumerate() {
+            text += &format!("carillon_partition_owned{{partition=\"{partition}\"}} {}\n", u64::from(held(it)));
+        }
+        text += "# HELP carillon_partitions_owned Partitions owned here.\n# TYPE carillon_partitions_owned gauge\n";
+        text += &format!("carillon_partitions_owned {}\n", self.partitions.iter().filter(|it| held(it)).count());
+        let ages = self.partitions.iter().filter(|it| held(it)).map(|it| it.lease_age_ms.load(Ordering::Relaxed));
+        text += "# HELP carillon_lease_age_seconds Age of the oldest lease held here; over 4.5 its owner is silent.\n\
+                 # TYPE carillon_lease_age_seconds gauge\n";
+        text += &format!("carillon_lease_age_seconds {}\n", ages.max().unwrap_or(0) as f64 / 1e3);
+        text
     }
 }

@@ -262,6 +262,7 @@ impl Owner {
                 self.rules.on_part(ticket, part, first, NOW);
             }
             Effect::Trim { .. } | Effect::Empty { .. } => {}
+            Effect::TailLost => panic!("this log loses nothing"),
             Effect::Send { batch, .. } => return Some(batch),
         }
         None

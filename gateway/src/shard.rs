@@ -32,6 +32,7 @@ use carillon_proto::{
     codes::{Close, ErrorCode},
     frame::{ClientFrame, Incoming, ServerFrame},
     ids::{ClientId, GatewayId, PartitionId, UserId},
+    lease::{self, Owner},
     link::{DownBatch, down_subject, up_subject},
     sse,
 };
@@ -91,6 +92,7 @@ async fn serve(gateway: Gateway, shared: Shared, listener: TcpListener, shutdown
         tokio::task::spawn_local(listen_to_owner(shard.clone(), id, partition));
     }
     tokio::task::spawn_local(listen_to_news(shard.clone(), gateway.revocations.news()));
+    tokio::task::spawn_local(listen_to_owners(shard.clone()));
     tokio::task::spawn_local(flush_when_due(shard.clone()));
     tokio::task::spawn_local(watch_the_clock(shard.clone()));
     let front = Rc::new(http::Front::new(&gateway, shared, shard.clone(), shutdown.token()));
@@ -165,6 +167,22 @@ async fn listen_to_news(shard: Rc<RefCell<Shard>>, mut news: broadcast::Receiver
         if tokens_were_revoked {
             shard.close_revoked();
         }
+    }
+}
+
+/// Hears of new owners, so that their partitions heal at once and not when the silence of the old ones is noticed.
+async fn listen_to_owners(shard: Rc<RefCell<Shard>>) {
+    let bus = shard.borrow().bus.clone();
+    loop {
+        match bus.subscribe(lease::OWNERS).await {
+            Ok(mut owners) => {
+                while let Some(owner) = owners.next().await {
+                    shard.borrow_mut().on_owner(&owner);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "can't hear of new owners yet"),
+        }
+        sleep(SUBSCRIBE_PAUSE).await;
     }
 }
 
@@ -603,6 +621,15 @@ impl Shard {
                 self.want_flush();
             }
             Err(error) => tracing::debug!(%partition, %error, "a batch that is none"),
+        }
+    }
+
+    fn on_owner(&mut self, owner: &Bytes) {
+        let Some(owner) = Owner::decode(owner.clone()).ok().filter(|owner| owner.version == lease::VERSION) else { return };
+        if let Some(partition) = PartitionId::all().nth(owner.partition as usize) {
+            let now = self.now();
+            self.rooms.on_owner(partition, owner.generation, now, &mut self.hub);
+            self.want_flush();
         }
     }
 

@@ -68,8 +68,10 @@ pub trait Log: Send + Sync + 'static {
 pub struct Opened {
     /// Names this life of the log: another one after it was lost, reset or restored. Short, without dots.
     pub incarnation: String,
-    /// The newest sequence, 0 in an empty log.
+    /// What the next append comes after: the newest sequence, 0 in an empty log.
     pub last: Sequence,
+    /// The newest sequence that was there before: all that was ever acked is at or below it, or the log has lost its tail.
+    pub found: Sequence,
 }
 
 /// One record to append.

@@ -39,6 +39,21 @@ pub mod link {
     }
 }
 
+/// Who owns which partition: see `carillon/lease/v1/lease.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod lease {
+    include!(concat!(env!("OUT_DIR"), "/carillon.lease.v1.rs"));
+
+    /// The format of every lease and note; a reader refuses versions that it does not know.
+    pub const VERSION: u32 = 1;
+
+    /// Where fanout replicas hear of each other.
+    pub const NOTES: &str = "leases";
+
+    /// Where gateways hear of new owners.
+    pub const OWNERS: &str = "owners";
+}
+
 /// What the log stores: see `carillon/log/v1/record.proto`.
 #[allow(missing_docs, clippy::all)]
 pub mod log {

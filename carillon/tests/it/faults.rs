@@ -102,13 +102,14 @@ impl World {
         let bus = Arc::new(FaultyBus::new(seed, repairs));
         let shutdown = Shutdown::new();
         let log = Arc::new(EmbeddedLog::open(folder.path()).unwrap());
-        tokio::spawn(Fanout::new(&settings, log.clone(), bus.clone()).run(shutdown.token(), shutdown.clone()));
+        let buckets = Arc::new(EmbeddedBuckets::of(log.clone()));
+        let fanout = Fanout::new(&settings, log, bus.clone(), buckets.clone()).sole();
+        tokio::spawn(fanout.run(shutdown.token(), shutdown.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (authority, counters) = (Arc::new(authority()), Arc::new(Counters::default()));
         let config = Config::new(&settings);
         let verifier = authority.clone();
-        let buckets = Arc::new(EmbeddedBuckets::of(log.clone()));
         let revocations = Arc::new(Revocations::default());
         tokio::spawn(revocations.clone().keep(bus.clone(), buckets.clone()));
         revocations.wait_until_known().await;

@@ -23,6 +23,7 @@ mod broadcast;
 mod exclusion;
 mod idempotency;
 mod order;
+mod owners;
 mod payloads;
 
 mod history;

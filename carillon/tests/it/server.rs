@@ -206,6 +206,17 @@ impl Server {
         Part::start("carillon-gateway", &[], self.settings.clone(), log, ANY).await
     }
 
+    /// One more replica of the owners in the same cluster.
+    pub(crate) async fn another_fanout(&self, name: &str) -> Part {
+        let log = self.folder.path().join(format!("{name}.log"));
+        Part::start("carillon-fanout", &[], self.settings.clone(), log, ANY).await
+    }
+
+    /// Where the cluster's NATS is.
+    pub(crate) fn nats_url(&self) -> String {
+        format!("nats://{}", self.behind.as_ref().expect("a cluster").nats.listen)
+    }
+
     /// A process of the cluster.
     pub(crate) fn service(&mut self, service: Service) -> &mut Part {
         let behind = self.behind.as_mut().expect("a cluster");

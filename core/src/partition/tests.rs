@@ -75,6 +75,7 @@ impl Desk {
                     self.first = 1;
                     self.partition.on_emptied(room, now);
                 }
+                Effect::TailLost => panic!("this log loses nothing"),
                 Effect::Send { batch, .. } => self.heard.extend(batch.items.into_iter().filter_map(|Down { item }| item)),
             }
         }
@@ -241,7 +242,7 @@ fn absurd_numbers_are_survived() {
     for offset in [u64::MAX, u64::MAX - 1] {
         assert!(desk.read(read::Span::After(offset), u32::MAX).messages.is_empty());
         desk.read(read::Span::Before(offset), 0);
-        let attach = Attach { room: ROOM.into(), since: Some(offset), epoch: "i.1".into() };
+        let attach = Attach { room: ROOM.into(), since: Some(offset), epoch: "another.1".into() };
         desk.say(up::Item::Attach(attach));
     }
     let went = link::Went { room: ROOM.into(), user: "nobody".into(), left: true };
@@ -271,4 +272,58 @@ fn connections_are_counted_when_asked() {
         })
     };
     assert_eq!([came(0), came(7), came(8)], [None, Some((7, 2)), Some((8, 3))]);
+}
+
+#[test]
+fn more_seen_than_there_is_means_loss() {
+    let mut desk = Desk::new(MUCH);
+    let epoch = desk.attach().epoch;
+    desk.publish("");
+    desk.publish("");
+    let epoch = Some(epoch).filter(|epoch| !epoch.is_empty()).unwrap_or_else(|| "i.1".into());
+    desk.number += 1;
+    for (since, is_loss) in [(2, false), (3, true)] {
+        let attach = Attach { room: ROOM.into(), since: Some(since), epoch: epoch.clone() };
+        let batch = UpBatch {
+            version: link::VERSION,
+            gateway: Bytes::copy_from_slice(&[8; 16]),
+            link: since,
+            number: 1,
+            items: vec![Up { item: Some(up::Item::Attach(attach)) }],
+            ..UpBatch::default()
+        };
+        desk.partition.on_batch(batch, desk.now);
+        let effects: Vec<Effect> = std::iter::from_fn(|| desk.partition.poll_effect(desk.now)).collect();
+        assert_eq!(effects.iter().any(|effect| matches!(effect, Effect::TailLost)), is_loss, "{effects:?}");
+        assert_eq!(effects.iter().any(|effect| matches!(effect, Effect::Send { .. })), !is_loss, "{effects:?}");
+    }
+}
+
+#[test]
+fn another_incarnation_renames_every_epoch() {
+    let mut desk = Desk::new(MUCH);
+    desk.publish("");
+    let start = Start { incarnation: "i-1".into(), last_sequence: 1, ..desk.partition.start.clone() };
+    desk.partition = Partition::new(desk.partition.config.clone(), start, []);
+    desk.number = 0;
+    assert_eq!(desk.attach().epoch, "i-1.1");
+    let page = desk.read(read::Span::After(0), 10);
+    assert_eq!((page.epoch.as_str(), page.messages[0].epoch.as_str()), ("i-1.1", "i-1.1"));
+}
+
+#[test]
+fn old_lease_silences() {
+    let mut desk = Desk::new(MUCH);
+    desk.attach();
+    desk.partition.on_lease(desk.now.mono_ms + 1_000);
+    assert_eq!(desk.publish("").len(), 2);
+    desk.wait(1_000);
+    assert!(desk.publish("").is_empty());
+    desk.partition.on_tick(desk.now);
+    assert!(desk.partition.poll_effect(desk.now).is_none());
+    assert_eq!(desk.log.len(), 1);
+    // What it did not hear makes a hole in the link, which is how the gateway finds out.
+    desk.partition.on_lease(desk.now.mono_ms + 1_000);
+    desk.publish("");
+    assert_eq!(desk.log.len(), 1);
 }

@@ -26,6 +26,7 @@ pub(super) struct Owner {
     inward: Inward,
     outward: Outward,
     heard_ms: u64,
+    opened_ms: u64,
     items: VecDeque<Up>,
     /// In the order in which they were said, which is the order in which they are repeated.
     pub(super) pending: VecDeque<Pending>,
@@ -35,6 +36,9 @@ pub(super) struct Owner {
 /// After so many links on which nobody answered, any owner will do: about ten seconds, longer than a replaced owner can go on
 /// speaking.
 const MAX_FRUITLESS: u32 = 3;
+
+/// A link without an answer for so long, although its owner speaks, has lost its first batch.
+const UNANSWERED_MS: u64 = 500;
 
 /// A publish that waits for its answer.
 #[derive(Debug)]
@@ -84,6 +88,18 @@ impl Owner {
         self.inward = Inward::default();
         self.outward = Outward::default();
         self.heard_ms = now_ms;
+        self.opened_ms = now_ms;
+    }
+
+    /// An owner says that it is one. True if the next link is to be opened, to it: because it is a new one, or because a
+    /// link that was opened a while ago has had no answer.
+    pub(super) fn on_announced(&mut self, generation: u64, now_ms: u64) -> bool {
+        let is_new = generation > self.highest_generation;
+        let is_unanswered = generation == self.highest_generation
+            && self.generation != generation
+            && now_ms.saturating_sub(self.opened_ms) >= UNANSWERED_MS;
+        self.highest_generation = self.highest_generation.max(generation);
+        self.is_open && (is_new || is_unanswered)
     }
 
     pub(super) fn on_batch(&mut self, batch: &DownBatch, now_ms: u64) -> Heard {

@@ -51,6 +51,13 @@ impl Rooms {
         }
     }
 
+    /// A new owner says that it is one: what is said from here on goes to it, and what an older one says is not heard.
+    pub fn on_owner(&mut self, partition: PartitionId, generation: u64, now: Now, doors: &mut impl Doors) {
+        if self.owners[partition.index()].on_announced(generation, now.mono_ms) {
+            self.reopen(partition, now, doors);
+        }
+    }
+
     /// False if the message is not the next one of its room: the link has lied, which ends it.
     fn on_message(&mut self, message: &Message, doors: &mut impl Doors) -> bool {
         self.counts.deliveries_in += 1;

@@ -271,7 +271,7 @@ impl World {
                 self.in_order((2, partition.index(), life, 0), wait_ms, write);
             }
             // Nothing is old or numerous enough in this world.
-            Effect::Trim { .. } | Effect::Empty { .. } => unreachable!("nothing is trimmed"),
+            Effect::Trim { .. } | Effect::Empty { .. } | Effect::TailLost => unreachable!("nothing is trimmed"),
             Effect::Head { room } => self.schedule(wait_ms, Happening::Head { partition, life, room }),
             Effect::Read { ticket, room, after, before, limit, .. } => {
                 let part = Happening::Part { partition, life, ticket, room, after, before, limit };

@@ -151,7 +151,7 @@ impl Log for EmbeddedLog {
     fn open(&self, partition: PartitionId) -> BoxFuture<'_, Result<Opened, LogError>> {
         async move {
             let last = self.read_store(move |reads| reads.last(partition)).await?;
-            Ok(Opened { incarnation: self.store.incarnation.clone(), last })
+            Ok(Opened { incarnation: self.store.incarnation.clone(), last, found: last })
         }
         .boxed()
     }

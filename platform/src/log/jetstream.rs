@@ -165,7 +165,8 @@ impl Log for JetStreamLog {
             let ended = || LogError::Broken("the writer of the log has ended".into());
             self.partition(partition).commands.send(Command::Open { opened }).await.map_err(|_| ended())?;
             let last = last.await.unwrap_or_else(|_| Err(ended()))?;
-            Ok(Opened { incarnation: found.incarnation, last })
+            // The marker is the newest one now.
+            Ok(Opened { incarnation: found.incarnation, last, found: last - 1 })
         }
         .boxed()
     }
