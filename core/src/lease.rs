@@ -57,6 +57,7 @@ pub enum Wish {
 #[derive(Debug)]
 pub struct Replicas {
     me: ReplicaId,
+    place: Box<[u8]>,
     is_leaving: bool,
     others: BTreeMap<ReplicaId, Heard>,
     leases: [Seen; PARTITIONS as usize],
@@ -78,9 +79,15 @@ struct Seen {
 }
 
 impl Replicas {
-    /// Nothing is known yet.
-    pub fn new(me: ReplicaId) -> Self {
-        Self { me, is_leaving: false, others: BTreeMap::new(), leases: [Seen::default(); PARTITIONS as usize] }
+    /// Nothing is known yet. Where `place` is not empty, no other process can be in it: what was held from there is free.
+    pub fn new(me: ReplicaId, place: &[u8]) -> Self {
+        Self {
+            me,
+            place: place.into(),
+            is_leaving: false,
+            others: BTreeMap::new(),
+            leases: [Seen::default(); PARTITIONS as usize],
+        }
     }
 
     /// Which replica looks.
@@ -110,7 +117,9 @@ impl Replicas {
     pub fn on_lease(&mut self, partition: PartitionId, lease: Option<&Lease>, revision: u64, now_ms: u64) {
         let seen = &mut self.leases[partition.index()];
         if seen.revision != Some(revision) {
-            let holder = lease.and_then(|lease| ReplicaId::from_wire(&lease.holder));
+            let is_here = |lease: &Lease| !self.place.is_empty() && *lease.place == *self.place;
+            let holder = lease
+                .and_then(|lease| ReplicaId::from_wire(&lease.holder).filter(|holder| *holder == self.me || !is_here(lease)));
             *seen = Seen { holder, revision: Some(revision), since_ms: now_ms };
         }
     }
@@ -216,7 +225,7 @@ mod tests {
         }
 
         fn start(&mut self, n: u8) {
-            self.views.insert(n, Replicas::new(id(n)));
+            self.views.insert(n, Replicas::new(id(n), &[]));
         }
 
         /// A quarter of a second of everybody doing what they wish; a holder that is not here any more refreshes nothing.
@@ -308,7 +317,7 @@ mod tests {
 
     #[test]
     fn whoever_is_chosen_may_die_too() {
-        let mut view = Replicas::new(id(9));
+        let mut view = Replicas::new(id(9), &[]);
         let lease = Lease { holder: vec![1; 16].into(), ..Lease::default() };
         for partition in PartitionId::all() {
             view.on_lease(partition, Some(&lease), 1, 0);
@@ -321,8 +330,22 @@ mod tests {
     }
 
     #[test]
+    fn place_of_a_dead_holder_is_taken_at_once() {
+        let lease = Lease { holder: vec![1; 16].into(), place: vec![7].into(), ..Lease::default() };
+        for (place, wish) in [(&[7][..], Wish::Take), (&[8], Wish::Wait), (&[], Wish::Wait)] {
+            let mut view = Replicas::new(id(2), place);
+            view.on_lease(PartitionId(0), Some(&lease), 1, 0);
+            assert_eq!(view.wish(PartitionId(0), 1), wish);
+        }
+        let nowhere = Lease { place: vec![].into(), ..lease };
+        let mut view = Replicas::new(id(2), &[]);
+        view.on_lease(PartitionId(0), Some(&nowhere), 1, 0);
+        assert_eq!(view.wish(PartitionId(0), 1), Wish::Wait);
+    }
+
+    #[test]
     fn unread_lease_is_not_taken() {
-        let view = Replicas::new(id(1));
+        let view = Replicas::new(id(1), &[]);
         assert_eq!(view.wish(PartitionId(0), 1_000_000), Wish::Wait);
     }
 

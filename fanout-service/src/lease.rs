@@ -49,6 +49,7 @@ struct Shared {
     kv: Arc<dyn Kv>,
     bus: Arc<dyn Bus>,
     is_sole: bool,
+    place: Bytes,
     clock: Clock,
     replicas: parking_lot::Mutex<Replicas>,
     /// Told when a note says that the lease of a partition has changed.
@@ -70,7 +71,8 @@ impl Leases {
             bus: fanout.bus.clone(),
             is_sole: fanout.is_sole,
             clock: fanout.clock,
-            replicas: parking_lot::Mutex::new(Replicas::new(ReplicaId(uuid::Uuid::new_v4().into_bytes()))),
+            replicas: parking_lot::Mutex::new(Replicas::new(ReplicaId(uuid::Uuid::new_v4().into_bytes()), &fanout.place)),
+            place: fanout.place.clone(),
             changes: std::array::from_fn(|_| Notify::new()),
         }))
     }
@@ -151,7 +153,7 @@ impl Leases {
     }
 
     async fn try_take(&self, partition: PartitionId) -> Result<Option<Tenure>, KvError> {
-        let Shared { kv, is_sole, clock, replicas, .. } = &*self.0;
+        let Shared { kv, is_sole, clock, replicas, place, .. } = &*self.0;
         let found = within(kv.get(&key(partition))).await?;
         let revision = found.as_ref().map_or(0, |entry| entry.revision);
         let lease = found.map(|entry| decode(&entry.value)).transpose()?;
@@ -170,6 +172,7 @@ impl Leases {
         let lease = Lease {
             version: VERSION,
             holder: Bytes::copy_from_slice(&me.0),
+            place: place.clone(),
             generation: next_generation(lease.as_ref(), now.unix_ms),
             ..lease.unwrap_or_default()
         };

@@ -7,6 +7,7 @@ mod owner;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use carillon_core::partition;
 use carillon_platform::{bus::Bus, kv::Buckets, log::Log, settings::Settings, shutdown::Shutdown};
 use carillon_proto::ids::PartitionId;
@@ -27,6 +28,9 @@ pub struct Fanout {
     pub buckets: Arc<dyn Buckets>,
     /// Nobody else can own what lies in this log: no lease is waited for, and none grows old.
     pub is_sole: bool,
+    /// Where this process is, if no other one can be there (see `carillon_platform::service::place`): then what an earlier
+    /// one held from there need not grow old.
+    pub place: Bytes,
     /// What shapes the partitions.
     pub config: partition::Config,
     /// What happened, for `/metrics`.
@@ -49,7 +53,7 @@ impl Fanout {
             retention: retention.collect(),
             ..partition::Config::default()
         };
-        Self { log, bus, buckets, is_sole: false, config, counters: Arc::default(), clock: Clock::start() }
+        Self { log, bus, buckets, is_sole: false, place: Bytes::new(), config, counters: Arc::default(), clock: Clock::start() }
     }
 
     /// The only owner that there can be, as in a process that has the log for itself.

@@ -32,6 +32,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
         let log = JetStreamLog::start(nats, JetStreamConfig::new(&settings)).await.map_err(Failure::world)?;
         let mut fanout = Fanout::new(&settings, Arc::new(log), bus, buckets);
         fanout.counters = counters;
+        fanout.place = service::place(admin);
         tracked.spawn(fanout.run(shutdown.token(), shutdown));
         Ok(())
     })

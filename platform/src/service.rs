@@ -16,11 +16,13 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use clap::{Args as _, FromArgMatches as _};
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, poll_immediate},
 };
+use sha2::Digest as _;
 
 use tokio::task::JoinHandle;
 
@@ -237,4 +239,18 @@ pub fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
 /// If the system does not say.
 pub fn local_address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
     listener.local_addr().map_err(Failure::world)
+}
+
+/// Names where this process is, so that no other one can be there as long as it listens on `address`: this boot of this
+/// machine, this network, this port. Empty where the system does not tell.
+pub fn place(address: SocketAddr) -> Bytes {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let network = std::fs::read_link("/proc/self/ns/net");
+    match (boot, network) {
+        (Ok(boot), Ok(network)) => {
+            let place = format!("{} {} {address}", boot.trim(), network.display());
+            Bytes::copy_from_slice(&sha2::Sha256::digest(place)[..16])
+        }
+        _ => Bytes::new(),
+    }
 }
