@@ -1,5 +1,6 @@
 //! What the fuzz targets do.
 
+mod engineio;
 mod frames;
 mod tokens;
 
@@ -16,4 +17,9 @@ pub fn tokens(bytes: &[u8]) {
 /// See `tokens.rs`.
 pub fn keys(bytes: &[u8]) {
     tokens::run_keys(bytes);
+}
+
+/// See `engineio.rs`.
+pub fn engineio(bytes: &[u8]) {
+    engineio::run(bytes);
 }

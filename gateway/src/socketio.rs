@@ -11,6 +11,6 @@ pub mod client;
 pub(crate) mod door;
 pub(crate) mod events;
 pub mod packet;
-pub(crate) mod position;
+pub mod position;
 pub(crate) mod records;
 pub(crate) mod seat;

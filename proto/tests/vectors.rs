@@ -10,8 +10,14 @@ use carillon_proto::{
 };
 use serde_json::{Map, Value, json, value::RawValue};
 
-/// The sources that read vectors. Which rooms a grant reaches is a rule, so that `carillon-core` reads those.
-const READERS: [&str; 3] = [include_str!("vectors.rs"), include_str!("doors.rs"), include_str!("../../core/tests/vectors.rs")];
+/// The sources that read vectors. Which rooms a grant reaches is a rule, so that `carillon-core` reads those; what an event
+/// means is known at its door.
+const READERS: [&str; 4] = [
+    include_str!("vectors.rs"),
+    include_str!("doors.rs"),
+    include_str!("../../core/tests/vectors.rs"),
+    include_str!("../../gateway/src/socketio/events.rs"),
+];
 
 #[test]
 fn every_vector_has_a_reader() {

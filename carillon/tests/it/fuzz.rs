@@ -1,5 +1,7 @@
 //! What the fuzz targets do, without a fuzzer: over the committed corpora, and over seeded mutations of them.
 
+#[path = "../../../fuzz/src/engineio.rs"]
+mod engineio;
 #[path = "../../../fuzz/src/frames.rs"]
 mod frames;
 #[path = "../../../fuzz/src/tokens.rs"]
@@ -24,14 +26,19 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     corpus
 }
 
-/// Its name, which is that of its corpus, and what it does.
-type Target = (&'static str, fn(&[u8]));
+/// Its name, which is that of its corpus, what it does, and what its inputs are made of.
+type Target = (&'static str, fn(&[u8]), fn(&mut Chance, &mut Vec<u8>));
 
-const TARGETS: [Target; 3] = [("frames", frames::run), ("tokens", tokens::run), ("keys", tokens::run_keys)];
+const TARGETS: [Target; 4] = [
+    ("frames", frames::run, Chance::add_frame),
+    ("tokens", tokens::run, Chance::add_frame),
+    ("keys", tokens::run_keys, Chance::add_frame),
+    ("engineio", engineio::run, Chance::add_packet),
+];
 
 #[test]
 fn corpora_do_no_harm() {
-    for (target, run) in TARGETS {
+    for (target, run, _) in TARGETS {
         let corpus = corpus(target);
         assert!(corpus.len() >= 8, "where is it?");
         for (name, bytes) in corpus {
@@ -44,11 +51,11 @@ fn corpora_do_no_harm() {
 fn mutations_do_no_harm() {
     let number = |name: &str, default: u64| std::env::var(name).map_or(default, |number| number.parse().unwrap());
     let (seed, count) = (number("CARILLON_TEST_SEED", 1), number("CARILLON_TEST_MUTATIONS", MUTATIONS));
-    for (target, run) in TARGETS {
+    for (target, run, add) in TARGETS {
         let corpus: Vec<Vec<u8>> = corpus(target).into_iter().map(|(_, bytes)| bytes).collect();
         for round in 0..count {
             let seed = seed.wrapping_add(round);
-            let bytes = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1).mutated(&corpus);
+            let bytes = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1).mutated(&corpus, add);
             assert!(catch_unwind(|| run(&bytes)).is_ok(), "{target}: CARILLON_TEST_SEED={seed} CARILLON_TEST_MUTATIONS=1");
         }
     }
@@ -110,6 +117,34 @@ const WORDS: &[&str] = &[
     r#""token":"none""#,
 ];
 
+/// Requests and packets, for clients of Engine.IO.
+const STEPS: &[&str] = &[
+    "GET",
+    "GET gone",
+    "POST",
+    "POSTED",
+    "WS",
+    "WS gone",
+    "wait",
+    "1",
+    "2",
+    "2probe",
+    "3",
+    "5",
+    "6",
+    "40",
+    r#"40/a,{"t":1}"#,
+    "41",
+    "41/a",
+    r#"42["e",1]"#,
+    r#"42/a,7["e"]"#,
+    "437[]",
+    r#"451-["e",{"_placeholder":true,"num":0}]"#,
+    "461-7[1]",
+    "bAQIDBA==",
+    "b",
+];
+
 /// A small generator (xorshift).
 struct Chance(u64);
 
@@ -121,14 +156,14 @@ impl Chance {
         (self.0 % bound as u64) as usize
     }
 
-    fn mutated(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
+    fn mutated(&mut self, corpus: &[Vec<u8>], add: fn(&mut Self, &mut Vec<u8>)) -> Vec<u8> {
         let mut bytes = Vec::new();
         for _ in 0..=self.below(4) {
             if self.below(2) == 0 {
                 bytes.extend_from_slice(&corpus[self.below(corpus.len())]);
             } else {
                 for _ in 0..self.below(12) {
-                    self.add_frame(&mut bytes);
+                    add(self, &mut bytes);
                 }
             }
         }
@@ -136,6 +171,12 @@ impl Chance {
             self.damage(&mut bytes);
         }
         bytes
+    }
+
+    /// A step of an Engine.IO client.
+    fn add_packet(&mut self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(STEPS[self.below(STEPS.len())].as_bytes());
+        bytes.push([b'\n', b'\n', b'\n', 0x1e][self.below(4)]);
     }
 
     /// A whole frame of words that mostly fit together.

@@ -14,7 +14,7 @@ afterEach(closeAll);
 describe("Socket.IO", () => {
   let server, ada, bob;
   before(async () => {
-    server = await Server.start();
+    server = await Server.start({ CARILLON_LIMITS__FRAMES_PER_SECOND: "100000", CARILLON_LIMITS__FRAMES_BURST: "100000" });
     ada = server.token("ada");
     bob = server.token("bob");
   });
@@ -139,6 +139,17 @@ describe("Socket.IO", () => {
     socket.disconnect();
   });
 
+  test("pages that are not on the list are refused", async () => {
+    const path = `${server.url}/socket.io/?EIO=4&transport=polling`;
+    const headers = { origin: "https://evil.example.com" };
+    assert.equal((await fetch(path, { headers })).status, 403);
+    assert.equal((await fetch(path, { method: "OPTIONS", headers })).status, 403);
+    const listed = { origin: "http://localhost:5173" };
+    const preflight = await fetch(path, { method: "OPTIONS", headers: listed });
+    assert.equal(preflight.headers.get("access-control-allow-origin"), listed.origin);
+    assert.equal(preflight.headers.get("access-control-allow-credentials"), "true");
+  });
+
   test("doors share rooms", async () => {
     const native = await Client.connect(server, ada);
     await native.ask({ type: "join", room: "chat:shared", presence: true });
@@ -199,10 +210,32 @@ describe("Socket.IO", () => {
     }
   });
 
+  test("what was on its way when it broke comes after the return", async () => {
+    const publisher = await connected(server, bob);
+    const socket = await connected(server, ada, { transports: ["websocket"] });
+    const expected = Array.from({ length: 40 }, (_, index) => index + 1);
+    for (let round = 0; round < 10; round += 1) {
+      const room = `on-its-way-${round}`;
+      await Promise.all(expected.map(() => publisher.ask("broadcast", { room, payload: "x".repeat(5_000) })));
+      const returns = socket.events("connected").length;
+      // The pages follow the answer; how many of them have come when it breaks is chance.
+      await socket.ask("join", room, { since: 0 });
+      socket.io.engine.close();
+      await socket.until("connected", returns + 1);
+      assert.equal(socket.recovered, true);
+      const offsets = () => socket.events("message").filter(([frame]) => frame.room === room).map(([frame]) => frame.offset);
+      await waitFor(() => offsets().length >= 40, FRAME_WITHIN_MS, () => `round ${round}: 40 messages; got ${offsets()}`);
+      assert.deepEqual(offsets(), expected);
+    }
+  });
+
   test("who leaves by its own wish does not come back as who it was", async () => {
-    const socket = await connected(server, ada);
+    const socket = await connected(server, ada, { transports: ["websocket"] });
     await socket.ask("chat:join", "left");
+    // The server answers the close behind the packet that says so; a new connection could be faster than that packet.
+    const closed = new Promise((resolve) => socket.io.engine.transport.ws.once("close", resolve));
     socket.disconnect();
+    await closed;
     socket.connect();
     await socket.until("connected", 2);
     assert.equal(socket.recovered, false);
@@ -253,5 +286,90 @@ describe("Socket.IO, when a server dies", () => {
     } finally {
       await server.remove();
     }
+  });
+});
+
+describe("Socket.IO, where it ends", () => {
+  let server, ada;
+  before(async () => {
+    server = await Server.start({
+      CARILLON_LIMITS__HANDSHAKE_MS: "500",
+      CARILLON_LIMITS__FRAMES_PER_SECOND: "5",
+      CARILLON_LIMITS__FRAMES_BURST: "10",
+      CARILLON_LIMITS__OUTBOX_BYTES: "100000",
+      CARILLON_LIMITS__UNAUTHENTICATED: "6",
+      CARILLON_JWT__LEEWAY_S: "0",
+      CARILLON_GATEWAY__SHARDS: "1",
+    });
+    ada = server.token("ada");
+  });
+  after(() => server.remove());
+
+  const path = () => `${server.url}/socket.io/?EIO=4&transport=polling`;
+  const handshake = async () => JSON.parse((await (await fetch(path())).text()).slice(1)).sid;
+  const post = (sid, body) => fetch(`${path()}&sid=${sid}`, { method: "POST", body });
+  const poll = async (sid) => (await fetch(`${path()}&sid=${sid}`)).text();
+
+  test("who does not say who it is, is closed", async () => {
+    const sid = await handshake();
+    assert.equal(await poll(sid), "1");
+    assert.equal(JSON.parse(await poll(sid)).code, 1);
+  });
+
+  test("those who have not said who they are, are bounded", async () => {
+    const answers = [];
+    for (let count = 0; count < 10; count += 1) answers.push((await fetch(path())).status);
+    assert.ok(answers.includes(503), `${answers}`);
+    await waitFor(async () => (await fetch(path())).status === 200, FRAME_WITHIN_MS, () => "room for one more");
+    const socket = await connected(server, ada, { reconnectionDelay: 100 });
+    socket.disconnect();
+  });
+
+  test("packets that are none end the connection", async () => {
+    for (const packet of ["4nonsense", "42[]", '42["connect"]', "4599-[]"]) {
+      const socket = await connected(server, ada);
+      const reason = new Promise((resolve) => socket.once("disconnect", resolve));
+      socket.io.engine.write(packet.slice(1));
+      assert.match(await reason, /^transport (close|error)$/);
+      socket.disconnect();
+    }
+  });
+
+  test("a payload over the limit is refused", async () => {
+    const sid = await handshake();
+    assert.equal((await post(sid, `4${"x".repeat(65_536)}`)).status, 413);
+    assert.equal(JSON.parse(await poll(sid)).code, 1);
+  });
+
+  test("too many events are refused by their acknowledgment", async () => {
+    const socket = await connected(server, ada);
+    const answers = await Promise.all(Array.from({ length: 15 }, () => socket.ask("ping")));
+    const refused = answers.filter(({ error }) => error);
+    assert.ok(refused.length >= 4, `${refused.length}`);
+    assert.equal(refused[0].error.code, "rate_limited");
+    assert.ok(refused[0].error.retryAfterMs > 0);
+    socket.disconnect();
+  });
+
+  test("the end of a token ends the transport, and the token opens nothing more", async () => {
+    const socket = await connected(server, server.token("ada", "--ttl", "2s"));
+    const reason = await new Promise((resolve) => socket.on("disconnect", resolve));
+    assert.match(reason, /^transport/);
+    const error = await new Promise((resolve) => socket.on("connect_error", resolve));
+    assert.equal(error.message, "Authentication failed");
+    socket.disconnect();
+  });
+
+  test("who does not fetch what waits for it is let go", async () => {
+    const sid = await handshake();
+    await post(sid, `40${JSON.stringify({ token: ada })}`);
+    while (!(await poll(sid)).includes("connected"));
+    await post(sid, '42["join","slow"]');
+    await waitFor(async () => (await poll(sid)).includes("joined"), FRAME_WITHIN_MS, () => "joined");
+    const publisher = await connected(server, server.token("bob"));
+    for (let n = 0; n < 9; n += 1) await publisher.ask("broadcast", { room: "slow", payload: "x".repeat(60_000) });
+    const told = await poll(sid);
+    assert.ok(told === "1" || told.includes('"code":1'), told.slice(0, 100));
+    publisher.disconnect();
   });
 });

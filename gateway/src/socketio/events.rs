@@ -232,6 +232,61 @@ mod tests {
         }
     }
 
+    fn vectors(name: &str) -> serde_json::Value {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto/vectors/");
+        serde_json::from_str(&std::fs::read_to_string(format!("{path}{name}")).unwrap()).unwrap()
+    }
+
+    /// What a vector says of a frame, as the frame that says it.
+    fn meant(fields: &serde_json::Value) -> String {
+        let mut fields = fields.as_object().unwrap().clone();
+        let payload = fields.remove("payloadText");
+        let mut text = serde_json::to_string(&fields).unwrap();
+        if let Some(payload) = payload {
+            text.truncate(text.len() - 1);
+            text.push_str(&format!(r#","payload":{}}}"#, payload.as_str().unwrap()));
+        }
+        text
+    }
+
+    #[test]
+    fn golden_events_are_read() {
+        for row in vectors("socketio.json")["asked"].as_array().unwrap() {
+            let (name, arguments) = packet::arguments(row["event"].as_str().unwrap());
+            let mut scratch = String::new();
+            match read(&name, &arguments, &mut scratch, 64).frame {
+                Ok(frame) => {
+                    let text = meant(&row["frame"]);
+                    assert_eq!(frame, carillon_proto::frame::parse(&text, 64).unwrap().frame, "{}", row["name"]);
+                }
+                Err(bad) => assert_eq!(Some(bad.code.as_str()), row["error"].as_str(), "{}", row["name"]),
+            }
+        }
+    }
+
+    #[test]
+    fn golden_messages_are_written() {
+        for row in vectors("socketio.json")["told"].as_array().unwrap() {
+            let said = &row["message"];
+            let text = |name: &str| said[name].as_str().unwrap();
+            let id = MessageId(text("id").parse::<uuid::Uuid>().unwrap().into_bytes());
+            let out = Outgoing {
+                room: text("room"),
+                payload: text("payloadText").as_bytes(),
+                sender: text("sender"),
+                offset: said["offset"].as_u64().unwrap(),
+                id,
+                ts: said["ts"].as_u64().unwrap(),
+                epoch: text("epoch"),
+            };
+            let event = match row["kindBytes"].as_u64().unwrap() as usize {
+                0 => message(&out),
+                kind_bytes => message_of_kind(&out, kind_bytes),
+            };
+            assert_eq!(event, row["text"].as_str().unwrap(), "{}", row["name"]);
+        }
+    }
+
     #[test]
     fn native_events_are_frames() {
         assert_eq!(asked(r#"["join","a"]"#), "join a false false");

@@ -6,20 +6,20 @@ use carillon_proto::ids::Offset;
 
 /// Where a client stands in one room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Position {
+pub struct Position {
     /// The room's number in the record.
-    pub(crate) number: u32,
+    pub number: u32,
     /// The newest offset that it was sent.
-    pub(crate) offset: Offset,
+    pub offset: Offset,
     /// Hash of that offset's epoch.
-    pub(crate) epoch: u32,
+    pub epoch: u32,
 }
 
 /// The format; others are not understood.
 const VERSION: u8 = 1;
 
 /// Writes positions as text.
-pub(crate) fn write(positions: impl Iterator<Item = Position>) -> String {
+pub fn write(positions: impl Iterator<Item = Position>) -> String {
     let mut bytes = vec![VERSION];
     for Position { number, offset, epoch } in positions {
         varint(&mut bytes, u64::from(number));
@@ -30,7 +30,7 @@ pub(crate) fn write(positions: impl Iterator<Item = Position>) -> String {
 }
 
 /// Reads what [`write`] wrote; `None` for anything else.
-pub(crate) fn read(text: &str) -> Option<Vec<Position>> {
+pub fn read(text: &str) -> Option<Vec<Position>> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     let (version, mut rest) = bytes.split_first()?;
     if *version != VERSION {

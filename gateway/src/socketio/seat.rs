@@ -72,8 +72,12 @@ struct Place {
     kind_bytes: usize,
     echo: bool,
     presence: bool,
+    /// What it was last sent, or what waits for it.
     offset: Offset,
     epoch: u32,
+    /// Where it stood when it joined or returned: that is what the record says, since nobody knows how much of what was sent
+    /// since has reached it but the client itself.
+    kept: (Offset, u32),
     /// What the join asked for, until its answer tells where it stands.
     asked: Option<JoinOptions>,
     is_member: bool,
@@ -138,6 +142,7 @@ impl Seat {
                 presence: kept.presence,
                 offset: kept.offset,
                 epoch: kept.epoch,
+                kept: (0, NO_EPOCH),
                 asked: None,
                 is_member: true,
             };
@@ -146,6 +151,7 @@ impl Seat {
             {
                 (place.offset, place.epoch) = (seen.offset, seen.epoch);
             }
+            place.kept = (place.offset, place.epoch);
             seat.places.insert(room, place);
         }
         seat
@@ -168,14 +174,15 @@ impl Seat {
             self.stage = Stage::Returning { waiting: usize::MAX, has_failed: false };
             return;
         }
-        let number = self.new_number();
+        let (number, epoch) = (self.new_number(), fnv1a32(epoch.as_str().as_bytes()));
         let place = Place {
             number,
             kind_bytes: 0,
             echo: false,
             presence: false,
             offset: head,
-            epoch: fnv1a32(epoch.as_str().as_bytes()),
+            epoch,
+            kept: (head, epoch),
             asked: None,
             is_member: true,
         };
@@ -236,8 +243,8 @@ impl Seat {
             kind_bytes: place.kind_bytes as u32,
             echo: place.echo,
             presence: place.presence,
-            offset: place.offset,
-            epoch: place.epoch,
+            offset: place.kept.0,
+            epoch: place.kept.1,
             number: place.number,
         });
         let record = Record {
@@ -364,8 +371,17 @@ impl Seat {
                 self.places.retain(|_, place| place.is_member);
             }
             let number = self.new_number();
-            let place =
-                Place { number, kind_bytes, echo: false, presence: false, offset: 0, epoch: 0, asked: None, is_member: false };
+            let place = Place {
+                number,
+                kind_bytes,
+                echo: false,
+                presence: false,
+                offset: 0,
+                epoch: NO_EPOCH,
+                kept: (0, NO_EPOCH),
+                asked: None,
+                is_member: false,
+            };
             self.places.insert(room.clone(), place);
         }
         let place = self.places.get_mut(room).expect("it is there");
@@ -445,6 +461,7 @@ impl Seat {
             place.offset = head;
         }
         place.epoch = fnv1a32(epoch.as_str().as_bytes());
+        place.kept = (place.offset, place.epoch);
         place.is_member = true;
         self.record.is_due = true;
     }
