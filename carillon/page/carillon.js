@@ -14,17 +14,433 @@ var __export = (target, all) => {
     __defProp(target, name, { get: all[name], enumerable: true });
 };
 
+// src/sse.ts
+async function readFields(body, onField) {
+  const decoder = new TextDecoder();
+  const reader = body.getReader();
+  let rest = "";
+  for (; ; ) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    rest += decoder.decode(value, { stream: true });
+    const lines = rest.split(/\r\n|\n|\r(?!$)/);
+    rest = lines.pop();
+    for (const line of lines) readLine(line, onField);
+  }
+}
+function readLine(line, onField) {
+  if (line === "") return onField("dispatch", "");
+  const colon = line.indexOf(":");
+  if (colon < 0) return onField(line, "");
+  onField(line.slice(0, colon), line.slice(colon + 1).replace(/^ /, ""));
+}
+var init_sse = __esm({
+  "src/sse.ts"() {
+    "use strict";
+  }
+});
+
 // src/fallback.ts
 var fallback_exports = {};
 __export(fallback_exports, {
   open: () => open
 });
-async function open(url, token, options, clock, probe) {
-  throw new Error(`${url} ${token} ${options} ${clock} ${probe}`);
+async function open(url, token, options, clock, clientId, probe) {
+  return new FallbackSocket(url, token, options.fetch ?? globalThis.fetch.bind(globalThis), clock, clientId, probe);
 }
+function claimsOf(token) {
+  const claims = token.split(".")[1] ?? "";
+  try {
+    const bytes = Uint8Array.from(atob(claims.replace(/-/g, "+").replace(/_/g, "/")), (char) => char.charCodeAt(0));
+    const { sub, exp } = JSON.parse(new TextDecoder().decode(bytes));
+    return { user: sub, expiresAt: exp === void 0 ? void 0 : exp * 1e3 };
+  } catch {
+    return { user: "", expiresAt: void 0 };
+  }
+}
+var ROOMS_MAX, PAGE, HELD_MAX, HOLE_MS, SILENT_MS, PRESENCE_EVERY_MS, PROBE_FIRST_MS, PROBE_MAX_MS, WEBSOCKET_WORKS, FallbackSocket, Refused;
 var init_fallback = __esm({
   "src/fallback.ts"() {
     "use strict";
+    init_sse();
+    ROOMS_MAX = 63;
+    PAGE = 1e3;
+    HELD_MAX = 1e4;
+    HOLE_MS = 300;
+    SILENT_MS = 75e3;
+    PRESENCE_EVERY_MS = 1e4;
+    PROBE_FIRST_MS = 3e4;
+    PROBE_MAX_MS = 6e5;
+    WEBSOCKET_WORKS = 4299;
+    FallbackSocket = class {
+      constructor(_url, _token, _fetch, _clock, _clientId, _probe) {
+        this._url = _url;
+        this._token = _token;
+        this._fetch = _fetch;
+        this._clock = _clock;
+        this._clientId = _clientId;
+        this._probe = _probe;
+        this.onopen = null;
+        this.onerror = null;
+        this.onmessage = null;
+        this.onclose = null;
+        this.#rooms = /* @__PURE__ */ new Map();
+        this.#ending = new AbortController();
+        this.#postings = /* @__PURE__ */ new Map();
+        this.#feedRooms = /* @__PURE__ */ new Set();
+        this.#isFeedDue = false;
+        this.#isConnected = false;
+        this.#probeMs = PROBE_FIRST_MS;
+        /** Rooms to be fed → what to do when they are, and what asked for it. */
+        this.#onFed = /* @__PURE__ */ new Map();
+        this.#heardAt = _clock.now();
+        ({ user: this.#user, expiresAt: this.#expiresAt } = claimsOf(_token));
+        this.#feedSoon();
+      }
+      #user;
+      #expiresAt;
+      #rooms;
+      #ending;
+      #postings;
+      #feed;
+      #feedRooms;
+      #isFeedDue;
+      #isConnected;
+      #heardAt;
+      #probeMs;
+      close() {
+        this.#ending.abort();
+        this.#feed?.abort();
+        for (const room of this.#rooms.values()) this.#forget(room);
+        this.onmessage = this.onclose = null;
+      }
+      send(text) {
+        const frame = JSON.parse(text);
+        const { type, ref, room } = frame;
+        if (type === "join") void this.#join(frame);
+        else if (type === "leave") this.#leave(frame);
+        else if (type === "broadcast") this.#post(frame);
+        else if (type === "history") void this.#answer(frame, this.#messages(room, frame));
+        else if (type === "presence") void this.#answer(frame, this.#get(`rooms/${encodeURIComponent(room)}/presence`));
+        else if (type === "refresh") this.#refresh(frame);
+        else if (type === "ping" && this._clock.now() - this.#heardAt < SILENT_MS) this.#say({ type: "pong", ref });
+      }
+      #say(frame) {
+        if (!this.#ending.signal.aborted) this.onmessage?.({ data: JSON.stringify(frame) });
+      }
+      #end(code, reason = "") {
+        const { onclose } = this;
+        if (this.#ending.signal.aborted) return;
+        this.close();
+        onclose?.({ code, reason });
+      }
+      // ------------------------------------------------------------------------------------------------- feed
+      /** Not at once: rooms that are joined together are read by one feed. */
+      #feedSoon() {
+        if (this.#isFeedDue) return;
+        this.#isFeedDue = true;
+        queueMicrotask(() => {
+          this.#isFeedDue = false;
+          if (!this.#ending.signal.aborted) void this.#openFeed();
+        });
+      }
+      /** Another feed, with all rooms of now. The one before goes on until this one has begun, so that nothing falls between. */
+      async #openFeed() {
+        const before = this.#feed;
+        const feed = new AbortController();
+        const rooms = /* @__PURE__ */ new Set([`user:${this.#user}`, ...this.#rooms.keys()]);
+        const query = new URLSearchParams([...rooms].map((room) => ["room", room]));
+        query.set("client", this._clientId);
+        this.#feed = feed;
+        let retry;
+        let event = { type: "message", data: "" };
+        const isCurrent = () => this.#feed === feed && !feed.signal.aborted;
+        try {
+          const answer = await this.#fetch(`events?${query}`, { headers: { Accept: "text/event-stream" }, signal: feed.signal });
+          if (answer.status === 403) return isCurrent() ? await this.#onForbidden(rooms, before) : void 0;
+          if (!answer.ok || !answer.body) return isCurrent() ? this.#onStatus(answer.status) : void 0;
+          let hasBegun = false;
+          let hasId = false;
+          await readFields(answer.body, (name, value) => {
+            this.#heardAt = this._clock.now();
+            retry = name === "retry" ? value : name === "dispatch" ? retry : void 0;
+            if (name === "event") event.type = value;
+            else if (name === "data") event.data += value + "\n";
+            else if (name === "id") hasId = true;
+            else if (name === "dispatch") {
+              if (event.data && !this.#ending.signal.aborted) this.#onEvent(event.type, event.data.slice(0, -1));
+              else if (hasId && !hasBegun && isCurrent()) {
+                hasBegun = true;
+                before?.abort();
+                this.#onBegun(rooms);
+              }
+              event = { type: "message", data: "" };
+              hasId = false;
+            }
+          });
+        } catch {
+        }
+        if (!isCurrent()) return;
+        if (retry === void 0) this.#end(1006);
+        else this.#end(4200, `draining retry_ms=${retry}`);
+      }
+      #onFed;
+      #onBegun(rooms) {
+        this.#feedRooms = rooms;
+        if (!this.#isConnected) {
+          this.#isConnected = true;
+          this.#probeLater();
+          this.#say({ type: "connected", userId: this.#user, clientId: this._clientId, expiresAt: this.#expiresAt, limits: { rooms: ROOMS_MAX } });
+        }
+        for (const [room, { begin }] of [...this.#onFed]) {
+          if (!rooms.has(room)) continue;
+          this.#onFed.delete(room);
+          begin();
+        }
+      }
+      /** Some room may not be joined. The others must not go without a feed for it. */
+      async #onForbidden(rooms, before) {
+        const added = [...rooms].filter((room) => this.#onFed.has(room));
+        if (added.length === 0) return this.#end(4001, "unauthorized");
+        for (const room of added) {
+          const trying = new AbortController();
+          const answer = await this.#fetch(`events?${new URLSearchParams({ room })}`, { signal: trying.signal }).catch(() => void 0);
+          trying.abort();
+          if (answer?.status !== 403) continue;
+          const asked = this.#onFed.get(room);
+          this.#onFed.delete(room);
+          const joined = this.#rooms.get(room);
+          if (joined) this.#forget(joined);
+          if (asked) this.#say({ type: "error", ref: asked.ref, room, code: "forbidden", message: "the token does not allow this" });
+        }
+        this.#feed = before;
+        this.#feedSoon();
+      }
+      #onEvent(type, data) {
+        const frame = JSON.parse(data);
+        const room = this.#rooms.get(frame.room);
+        if (type === "gap") return room && this.#end(1006);
+        if (type !== "message" || !room) return;
+        if (frame.ephemeral) return this.#say(frame);
+        const isAnotherLife = frame.offset === 1 && frame.epoch && room.offset > 0 && !room.isReading;
+        if (isAnotherLife) return this.#say(frame);
+        if (frame.offset <= room.offset) return;
+        room.held.set(frame.offset, frame);
+        if (room.held.size > HELD_MAX) return this.#end(1006);
+        this.#handOn(room);
+      }
+      /** Hands on what follows; a hole is filled from the history, unless an answer is on its way that may fill it. */
+      #handOn(room) {
+        if (room.isReading) return;
+        for (let next; (next = room.held.get(room.offset + 1)) !== void 0; ) {
+          room.offset += 1;
+          room.held.delete(room.offset);
+          if (next) this.#say(next);
+        }
+        for (const offset of room.held.keys()) if (offset <= room.offset) room.held.delete(offset);
+        this._clock.clearTimeout(room.holeTimer);
+        if (room.held.size === 0 || this.#postings.has(room.name)) return;
+        room.holeTimer = this._clock.setTimeout(() => void this.#read(room).catch((error) => this.#onFailed(error)), HOLE_MS);
+      }
+      // ------------------------------------------------------------------------------------------------ rooms
+      async #join(frame) {
+        const { room: name, ref } = frame;
+        if (!this.#rooms.has(name) && this.#rooms.size >= ROOMS_MAX) {
+          return this.#say({ type: "error", ref, room: name, code: "too_many_rooms", message: `without WebSocket there are at most ${ROOMS_MAX}` });
+        }
+        const before = this.#rooms.get(name);
+        if (before) this.#forget(before);
+        const room = {
+          name,
+          offset: 0,
+          isReading: true,
+          held: /* @__PURE__ */ new Map(),
+          holeTimer: void 0,
+          isWatched: Boolean(frame.presence),
+          here: void 0,
+          watchTimer: void 0
+        };
+        this.#rooms.set(name, room);
+        const begin = () => void this.#begin(room, frame).catch((error) => this.#onFailed(error, frame));
+        if (this.#feedRooms.has(name)) return begin();
+        this.#onFed.set(name, { begin, ref });
+        this.#feedSoon();
+      }
+      /** The feed runs: reads what was missed, and says `joined` as the server would. */
+      async #begin(room, { ref, since, epoch, last }) {
+        const newest = await this.#messages(room.name, { limit: since === void 0 ? Math.max(1, Math.min(last ?? 0, PAGE)) : 1 });
+        if (this.#rooms.get(room.name) !== room) return;
+        const head = newest.messages.at(-1)?.offset ?? 0;
+        const joined = { type: "joined", ref, room: room.name, offset: head, epoch: newest.epoch, recovered: true, ...room.isWatched && await this.#watch(room) };
+        const refuse = (reason) => {
+          this.#goLive(room, head);
+          this.#say({ ...joined, recovered: false, reason });
+          this.#handOn(room);
+        };
+        if (since === void 0) {
+          const first = last ? newest.messages[0]?.offset : void 0;
+          this.#say(joined);
+          if (first !== void 0) for (const message of newest.messages) this.#say({ type: "message", ...message });
+          this.#goLive(room, head);
+          return this.#handOn(room);
+        }
+        if (since > head || epoch && since > 0 && epoch !== newest.epoch) return refuse("epoch");
+        const page = since < head ? await this.#messages(room.name, { after: since, limit: PAGE }) : { messages: [], more: false };
+        if (since < head && page.messages[0]?.offset !== since + 1) return refuse("trimmed");
+        this.#say(joined);
+        room.offset = since;
+        this.#take(room, page.messages);
+        await this.#read(room, page.more);
+      }
+      /** Reads the room from where it is to its head. */
+      async #read(room, isMore = true) {
+        room.isReading = true;
+        while (isMore) {
+          const { messages, more } = await this.#messages(room.name, { after: room.offset, limit: PAGE });
+          if (this.#rooms.get(room.name) !== room) return;
+          if (messages.length && messages[0].offset > room.offset + 1) return this.#end(1006);
+          this.#take(room, messages);
+          isMore = more;
+        }
+        this.#goLive(room, room.offset);
+        this.#handOn(room);
+      }
+      #take(room, messages) {
+        for (const message of messages) {
+          if (message.offset <= room.offset) continue;
+          room.offset = message.offset;
+          this.#say({ type: "message", ...message });
+        }
+      }
+      #goLive(room, offset) {
+        room.offset = offset;
+        room.isReading = false;
+      }
+      #leave({ room: name, ref }) {
+        const room = this.#rooms.get(name);
+        if (!room) return this.#say({ type: "error", ref, room: name, code: "not_joined", message: "" });
+        this.#forget(room);
+        this.#say({ type: "left", ref, room: name });
+      }
+      #forget(room) {
+        this.#rooms.delete(room.name);
+        this.#onFed.delete(room.name);
+        this._clock.clearTimeout(room.holeTimer);
+        this._clock.clearTimeout(room.watchTimer);
+      }
+      /** Who is there, and from now on who comes and goes. */
+      async #watch(room) {
+        const { count, members, truncated } = await this.#get(`rooms/${encodeURIComponent(room.name)}/presence`);
+        const here = new Map(members.map((member) => [member.userId, member]));
+        const before = room.here;
+        room.here = here;
+        const tell = (type, { userId: id, info }) => this.#say({ type, room: room.name, user: { id, info }, count });
+        if (before) {
+          for (const [userId, member] of here) if (!before.has(userId)) tell("userJoined", member);
+          for (const [userId, member] of before) if (!here.has(userId)) tell("userLeft", member);
+        }
+        room.watchTimer = this._clock.setTimeout(() => void this.#watch(room).catch((error) => this.#onFailed(error)), PRESENCE_EVERY_MS);
+        return { members, truncated };
+      }
+      // ------------------------------------------------------------------------------------------------- HTTP
+      #post(frame) {
+        const { room: name, ref, payload, key, ephemeral } = frame;
+        const posting = this.#postings.get(name) ?? { last: Promise.resolve(), count: 0 };
+        if (ephemeral && posting.count > 0) return;
+        this.#postings.set(name, posting);
+        posting.count += 1;
+        const headers = { "Content-Type": "application/json", "Carillon-Client": this._clientId };
+        const request = { method: "POST", headers, body: JSON.stringify({ payload, key, ephemeral }) };
+        posting.last = posting.last.then(async () => {
+          try {
+            const ack = await this.#ask(`rooms/${encodeURIComponent(name)}/messages`, request);
+            this.#say({ type: "ack", ref, ...ack });
+            const room2 = this.#rooms.get(name);
+            if (room2 && ack.offset > room2.offset) room2.held.set(ack.offset, null);
+          } catch (error) {
+            this.#onFailed(error, frame);
+          }
+          if (--posting.count === 0) this.#postings.delete(name);
+          const room = this.#rooms.get(name);
+          if (room) this.#handOn(room);
+        });
+      }
+      #messages(room, { after, before, limit }) {
+        const given = Object.entries({ after, before, limit }).filter(([, value]) => value !== void 0);
+        return this.#get(`rooms/${encodeURIComponent(room)}/messages?${new URLSearchParams(given)}`);
+      }
+      #get(path) {
+        return this.#ask(path, {});
+      }
+      async #ask(path, request) {
+        const answer = await this.#fetch(path, { ...request, signal: this.#ending.signal });
+        this.#heardAt = this._clock.now();
+        const body = await answer.json();
+        if (answer.ok) return body;
+        const retryAfterMs = body.retryAfterMs ?? (Number(answer.headers.get("Retry-After")) * 1e3 || void 0);
+        throw new Refused(answer.status, { code: body.code ?? "internal", message: body.detail ?? "", retryAfterMs, outcome: body.outcome });
+      }
+      #fetch(path, request) {
+        return this._fetch(new URL(path, this._url), { ...request, headers: { ...request.headers, Authorization: `Bearer ${this._token}` } });
+      }
+      async #answer(frame, asked) {
+        try {
+          this.#say({ type: frame.type, ref: frame.ref, room: frame.room, ...await asked });
+        } catch (error) {
+          this.#onFailed(error, frame);
+        }
+      }
+      /** What the server refused is an error of the frame that asked; all else is the network's, and ends the socket. */
+      #onFailed(error, frame) {
+        if (!(error instanceof Refused)) return this.#end(1006);
+        if (error.status === 401) return this.#onStatus(401);
+        if (frame) this.#say({ type: "error", ref: frame.ref, room: frame.room, ...error.fields });
+        else this.#end(1006);
+      }
+      #onStatus(status) {
+        if (status !== 401 && status !== 403) return this.#end(1006);
+        const isOver = this.#expiresAt !== void 0 && this.#expiresAt <= this._clock.now();
+        this.#end(isOver ? 4004 : 4001, isOver ? "token_expired" : "unauthorized");
+      }
+      /** A newer token for what is asked from now on, the feed included. */
+      #refresh({ token, ref }) {
+        const { user, expiresAt } = claimsOf(token);
+        if (user !== this.#user) return this.#end(4001, "unauthorized");
+        this._token = token;
+        this.#expiresAt = expiresAt;
+        this.#feedSoon();
+        this.#say({ type: "refreshed", ref, expiresAt });
+      }
+      // ------------------------------------------------------------------------------------------------ probe
+      #probeLater() {
+        if (!this._probe) return;
+        const timer = this._clock.setTimeout(() => this.#probe(this._probe()), this.#probeMs);
+        this.#probeMs = Math.min(this.#probeMs * 2, PROBE_MAX_MS);
+        this.#ending.signal.addEventListener("abort", () => this._clock.clearTimeout(timer));
+      }
+      /** Is WebSocket possible after all? The first frame tells; an open socket alone may be a proxy's. */
+      #probe(socket) {
+        const stop = () => {
+          socket.onmessage = socket.onclose = null;
+          socket.close();
+        };
+        socket.onerror = () => {
+        };
+        socket.onmessage = () => {
+          stop();
+          this.#end(WEBSOCKET_WORKS, "retry_ms=0");
+        };
+        socket.onclose = () => this.#probeLater();
+        this.#ending.signal.addEventListener("abort", stop);
+      }
+    };
+    Refused = class extends Error {
+      constructor(status, fields) {
+        super(fields.message);
+        this.status = status;
+        this.fields = fields;
+      }
+    };
   }
 });
 
@@ -37,7 +453,7 @@ async function look(wire, room, { text, inDoubtSince }, known) {
   const sinceTs = inDoubtSince - SKEW_MS;
   let before;
   for (let page = 0; page < PAGES_MAX; page += 1) {
-    const { messages, more } = await new Promise((resolve, reject) => wire._ask({ type: "history", room, before, limit: PAGE }, {}, resolve, reject));
+    const { messages, more } = await new Promise((resolve, reject) => wire._ask({ type: "history", room, before, limit: PAGE2 }, {}, resolve, reject));
     const found = messages.find(({ id, sender, payload, ts }) => sender === wire.connection.userId && !known.has(id) && ts > sinceTs && JSON.stringify(payload) === text);
     if (found) return { ...found, duplicate: true };
     if (!more || !messages[0] || messages[0].ts <= sinceTs) break;
@@ -45,12 +461,12 @@ async function look(wire, room, { text, inDoubtSince }, known) {
   }
   return void 0;
 }
-var SKEW_MS, PAGE, PAGES_MAX;
+var SKEW_MS, PAGE2, PAGES_MAX;
 var init_look = __esm({
   "src/look.ts"() {
     "use strict";
     SKEW_MS = 10 * 6e4;
-    PAGE = 200;
+    PAGE2 = 200;
     PAGES_MAX = 20;
   }
 });
@@ -201,7 +617,7 @@ var PONG_WITHIN_MS = 1e4;
 var PONG_WITHIN_WAKING_MS = 4e3;
 var RENEW_AGAIN_MS = 5e3;
 var BLOCKED_AFTER = 2;
-var WEBSOCKET_WORKS = 4299;
+var WEBSOCKET_WORKS2 = 4299;
 var RENEWAL = 0;
 var DEFAULT_LIMITS = { frameBytes: 65536, rooms: 256, framesPerSecond: 50 };
 var Connection = class extends Emitter {
@@ -334,7 +750,7 @@ var Connection = class extends Emitter {
       url.searchParams.set("client", this.clientId);
       return new WebSocket(url.href, ["carillon.v1", "carillon.token." + token]);
     };
-    if (isBlocked) return (await Promise.resolve().then(() => (init_fallback(), fallback_exports))).open(this.#url, token, this.#options, this.#clock, WebSocket && make);
+    if (isBlocked) return (await Promise.resolve().then(() => (init_fallback(), fallback_exports))).open(this.#url, token, this.#options, this.#clock, this.clientId, WebSocket && make);
     try {
       return make();
     } catch (error) {
@@ -390,7 +806,7 @@ var Connection = class extends Emitter {
     const wasConnected = this.state === "connected";
     if (wasConnected && this.#clock.now() - this.#connectedAt >= STABLE_MS) this.#retries = 0;
     if (!wasConnected && code < 4e3) this.#blocked += 1;
-    if (wasConnected && code === WEBSOCKET_WORKS) this.#blocked = 0;
+    if (wasConnected && code === WEBSOCKET_WORKS2) this.#blocked = 0;
     this.#abandon();
     const next = afterClose(code, reason, this.#drainMs, this.#clock.random);
     this.error = next instanceof CarillonError ? next : new CarillonError("unavailable", `the connection ended: ${code} ${reason}`, { closeCode: code });

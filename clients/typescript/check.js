@@ -26,12 +26,14 @@ for (const message of (await publint({ pkgDir: here, strict: true })).messages) 
 
 /** What of `dist` an app's bundler puts into its page for this import, without what is loaded later. */
 async function sizeOf(contents) {
-  const { outputFiles } = await build({
+  const { outputFiles, metafile } = await build({
     stdin: { contents, resolveDir: join(here, "test") },
-    bundle: true, minify: true, format: "esm", splitting: true, outdir: "out", write: false, external: ["react"], legalComments: "none", logLevel: "error",
+    bundle: true, minify: true, format: "esm", splitting: true, outdir: "out", write: false, metafile: true, external: ["react"], legalComments: "none", logLevel: "error",
   });
-  const entry = outputFiles.find(({ path }) => path.endsWith("stdin.js"));
-  return gzipSync(entry.contents, { level: 9 }).length;
+  const loaded = new Set(["out/stdin.js"]);
+  for (const path of loaded) for (const { path: next, kind } of metafile.outputs[path].imports) if (kind === "import-statement") loaded.add(next);
+  const files = outputFiles.filter(({ path }) => [...loaded].some((name) => path.endsWith(name)));
+  return files.reduce((bytes, { contents }) => bytes + gzipSync(contents, { level: 9 }).length, 0);
 }
 const sizes = {
   "the client": await sizeOf('import { Carillon } from "@carillon/client"; globalThis.carillon = Carillon;'),

@@ -44,7 +44,7 @@ const RENEW_AGAIN_MS = 5_000;
 /** So many attempts in a row over WebSocket that end before the server spoke: it may be blocked. */
 const BLOCKED_AFTER = 2;
 /** How the fallback says that it is not needed any more. No server sends it. */
-export const WEBSOCKET_WORKS = 4299;
+const WEBSOCKET_WORKS = 4299;
 /** The `ref` of a `refresh`; all others count from 1. */
 const RENEWAL = 0;
 /** Until the server has told. */
@@ -193,7 +193,7 @@ export class Connection extends Emitter<{
       // A subprotocol is the one header that a page can set, and no proxy writes it to a log.
       return new WebSocket!(url.href, ["carillon.v1", "carillon.token." + token]);
     };
-    if (isBlocked) return (await import("./fallback.js")).open(this.#url, token, this.#options, this.#clock, WebSocket && make);
+    if (isBlocked) return (await import("./fallback.js")).open(this.#url, token, this.#options, this.#clock, this.clientId, WebSocket && make);
     try {
       return make();
     } catch (error) {

@@ -1,9 +1,463 @@
-// Where WebSocket is blocked.
+// Where WebSocket is blocked: a socket that speaks the frames of the WebSocket, and reads by Server-Sent Events and writes by
+// HTTP. So nothing else of the SDK knows the difference, but for keys of one's own messages, which can't be seen here.
+//
+// Each room is read from the history up to its head, behind an open feed of live messages; both are joined by offset. That
+// takes the grant `history`. A feed that breaks ends the socket, and the next one begins where the rooms are.
 
 import type { CarillonOptions } from "./carillon.js";
 import type { Clock } from "./clock.js";
 import type { SocketLike } from "./connection.js";
+import { readFields } from "./sse.js";
 
-export async function open(url: URL, token: string, options: CarillonOptions, clock: Clock, probe?: () => SocketLike): Promise<SocketLike> {
-  throw new Error(`${url} ${token} ${options} ${clock} ${probe}`);
+/** A feed takes 64 rooms, of which one is the personal room. */
+const ROOMS_MAX = 63;
+const PAGE = 1_000;
+/** Messages that wait for one before them; beyond that the socket ends, and the room is read anew. */
+const HELD_MAX = 10_000;
+/** A hole in the offsets is one's own publish, whose answer is on its way; if not, the history has it. */
+const HOLE_MS = 300;
+/** The server says something every 30 s, if only a comment. */
+const SILENT_MS = 75_000;
+/** Who is there is asked for now and then: feeds don't tell. */
+const PRESENCE_EVERY_MS = 10_000;
+/** WebSocket is looked for again after this time, and then less and less often. */
+const PROBE_FIRST_MS = 30_000;
+const PROBE_MAX_MS = 600_000;
+
+/** The code of `connection.ts`, repeated so that this file shares nothing with it and is loaded alone. */
+const WEBSOCKET_WORKS = 4299;
+
+type Json = Record<string, any>;
+
+interface Joined {
+  name: string;
+  /** The last offset that was handed on. */
+  offset: number;
+  /** Read from the history at present: what the feed says is held. */
+  isReading: boolean;
+  /** Live messages that wait for the ones before them; null stands for one that was acknowledged. */
+  held: Map<number, Json | null>;
+  holeTimer: unknown;
+  isWatched: boolean;
+  here: Map<string, Json> | undefined;
+  watchTimer: unknown;
+}
+
+/** Publishes to a room without an answer, one after the other: that is the order in which they are stored. */
+interface Posting {
+  last: Promise<void>;
+  count: number;
+}
+
+/** Opens once the server lets the user read the personal room. */
+export async function open(url: URL, token: string, options: CarillonOptions, clock: Clock, clientId: string, probe?: () => SocketLike): Promise<SocketLike> {
+  return new FallbackSocket(url, token, options.fetch ?? globalThis.fetch.bind(globalThis), clock, clientId, probe);
+}
+
+class FallbackSocket implements SocketLike {
+  onopen = null;
+  onerror = null;
+  onmessage: SocketLike["onmessage"] = null;
+  onclose: SocketLike["onclose"] = null;
+
+  #user: string;
+  #expiresAt: number | undefined;
+  #rooms = new Map<string, Joined>();
+  #ending = new AbortController();
+  #postings = new Map<string, Posting>();
+  #feed: AbortController | undefined;
+  #feedRooms = new Set<string>();
+  #isFeedDue = false;
+  #isConnected = false;
+  #heardAt: number;
+  #probeMs = PROBE_FIRST_MS;
+
+  constructor(
+    private readonly _url: URL,
+    private _token: string,
+    private readonly _fetch: typeof fetch,
+    private readonly _clock: Clock,
+    private readonly _clientId: string,
+    private readonly _probe: (() => SocketLike) | undefined,
+  ) {
+    this.#heardAt = _clock.now();
+    ({ user: this.#user, expiresAt: this.#expiresAt } = claimsOf(_token));
+    this.#feedSoon();
+  }
+
+  close(): void {
+    this.#ending.abort();
+    this.#feed?.abort();
+    for (const room of this.#rooms.values()) this.#forget(room);
+    this.onmessage = this.onclose = null;
+  }
+
+  send(text: string): void {
+    const frame = JSON.parse(text) as Json;
+    const { type, ref, room } = frame;
+    if (type === "join") void this.#join(frame);
+    else if (type === "leave") this.#leave(frame);
+    else if (type === "broadcast") this.#post(frame);
+    else if (type === "history") void this.#answer(frame, this.#messages(room, frame));
+    else if (type === "presence") void this.#answer(frame, this.#get(`rooms/${encodeURIComponent(room)}/presence`));
+    else if (type === "refresh") this.#refresh(frame);
+    else if (type === "ping" && this._clock.now() - this.#heardAt < SILENT_MS) this.#say({ type: "pong", ref });
+  }
+
+  #say(frame: Json): void {
+    if (!this.#ending.signal.aborted) this.onmessage?.({ data: JSON.stringify(frame) });
+  }
+
+  #end(code: number, reason = ""): void {
+    const { onclose } = this;
+    if (this.#ending.signal.aborted) return;
+    this.close();
+    onclose?.({ code, reason });
+  }
+
+  // ------------------------------------------------------------------------------------------------- feed
+
+  /** Not at once: rooms that are joined together are read by one feed. */
+  #feedSoon(): void {
+    if (this.#isFeedDue) return;
+    this.#isFeedDue = true;
+    queueMicrotask(() => {
+      this.#isFeedDue = false;
+      if (!this.#ending.signal.aborted) void this.#openFeed();
+    });
+  }
+
+  /** Another feed, with all rooms of now. The one before goes on until this one has begun, so that nothing falls between. */
+  async #openFeed(): Promise<void> {
+    const before = this.#feed;
+    const feed = new AbortController();
+    const rooms = new Set([`user:${this.#user}`, ...this.#rooms.keys()]);
+    const query = new URLSearchParams([...rooms].map((room) => ["room", room]));
+    query.set("client", this._clientId);
+    this.#feed = feed;
+    let retry: string | undefined;
+    let event = { type: "message", data: "" };
+    const isCurrent = () => this.#feed === feed && !feed.signal.aborted;
+    try {
+      const answer = await this.#fetch(`events?${query}`, { headers: { Accept: "text/event-stream" }, signal: feed.signal });
+      if (answer.status === 403) return isCurrent() ? await this.#onForbidden(rooms, before) : undefined;
+      if (!answer.ok || !answer.body) return isCurrent() ? this.#onStatus(answer.status) : undefined;
+      let hasBegun = false;
+      let hasId = false;
+      await readFields(answer.body, (name, value) => {
+        this.#heardAt = this._clock.now();
+        retry = name === "retry" ? value : name === "dispatch" ? retry : undefined;
+        if (name === "event") event.type = value;
+        else if (name === "data") event.data += value + "\n";
+        else if (name === "id") hasId = true;
+        else if (name === "dispatch") {
+          // A feed that was replaced may still bring what the next one began behind.
+          if (event.data && !this.#ending.signal.aborted) this.#onEvent(event.type, event.data.slice(0, -1));
+          else if (hasId && !hasBegun && isCurrent()) {
+            // An `id` without an event: from here on, all rooms are fed.
+            hasBegun = true;
+            before?.abort();
+            this.#onBegun(rooms);
+          }
+          event = { type: "message", data: "" };
+          hasId = false;
+        }
+      });
+    } catch {
+      // The network's fault, or aborted.
+    }
+    if (!isCurrent()) return;
+    // A server that leaves says when to come back, and nothing after that.
+    if (retry === undefined) this.#end(1006);
+    else this.#end(4200, `draining retry_ms=${retry}`);
+  }
+
+  /** Rooms to be fed → what to do when they are, and what asked for it. */
+  #onFed = new Map<string, { begin: () => void; ref: unknown }>();
+
+  #onBegun(rooms: Set<string>): void {
+    this.#feedRooms = rooms;
+    if (!this.#isConnected) {
+      this.#isConnected = true;
+      this.#probeLater();
+      this.#say({ type: "connected", userId: this.#user, clientId: this._clientId, expiresAt: this.#expiresAt, limits: { rooms: ROOMS_MAX } });
+    }
+    for (const [room, { begin }] of [...this.#onFed]) {
+      if (!rooms.has(room)) continue;
+      this.#onFed.delete(room);
+      begin();
+    }
+  }
+
+  /** Some room may not be joined. The others must not go without a feed for it. */
+  async #onForbidden(rooms: Set<string>, before: AbortController | undefined): Promise<void> {
+    const added = [...rooms].filter((room) => this.#onFed.has(room));
+    if (added.length === 0) return this.#end(4001, "unauthorized");
+    for (const room of added) {
+      const trying = new AbortController();
+      const answer = await this.#fetch(`events?${new URLSearchParams({ room })}`, { signal: trying.signal }).catch(() => undefined);
+      trying.abort();
+      if (answer?.status !== 403) continue;
+      const asked = this.#onFed.get(room);
+      this.#onFed.delete(room);
+      const joined = this.#rooms.get(room);
+      if (joined) this.#forget(joined);
+      if (asked) this.#say({ type: "error", ref: asked.ref, room, code: "forbidden", message: "the token does not allow this" });
+    }
+    this.#feed = before;
+    this.#feedSoon();
+  }
+
+  #onEvent(type: string, data: string): void {
+    const frame = JSON.parse(data) as Json;
+    const room = this.#rooms.get(frame.room);
+    if (type === "gap") return room && this.#end(1006); // To be read anew, from where it is.
+    if (type !== "message" || !room) return;
+    if (frame.ephemeral) return this.#say(frame);
+    const isAnotherLife = frame.offset === 1 && frame.epoch && room.offset > 0 && !room.isReading;
+    if (isAnotherLife) return this.#say(frame);
+    if (frame.offset <= room.offset) return;
+    room.held.set(frame.offset, frame);
+    if (room.held.size > HELD_MAX) return this.#end(1006);
+    this.#handOn(room);
+  }
+
+  /** Hands on what follows; a hole is filled from the history, unless an answer is on its way that may fill it. */
+  #handOn(room: Joined): void {
+    if (room.isReading) return;
+    for (let next; (next = room.held.get(room.offset + 1)) !== undefined; ) {
+      room.offset += 1;
+      room.held.delete(room.offset);
+      if (next) this.#say(next);
+    }
+    for (const offset of room.held.keys()) if (offset <= room.offset) room.held.delete(offset);
+    this._clock.clearTimeout(room.holeTimer);
+    if (room.held.size === 0 || this.#postings.has(room.name)) return;
+    room.holeTimer = this._clock.setTimeout(() => void this.#read(room).catch((error) => this.#onFailed(error)), HOLE_MS);
+  }
+
+  // ------------------------------------------------------------------------------------------------ rooms
+
+  async #join(frame: Json): Promise<void> {
+    const { room: name, ref } = frame;
+    if (!this.#rooms.has(name) && this.#rooms.size >= ROOMS_MAX) {
+      return this.#say({ type: "error", ref, room: name, code: "too_many_rooms", message: `without WebSocket there are at most ${ROOMS_MAX}` });
+    }
+    const before = this.#rooms.get(name);
+    if (before) this.#forget(before);
+    const room: Joined = {
+      name, offset: 0, isReading: true, held: new Map(), holeTimer: undefined, isWatched: Boolean(frame.presence), here: undefined, watchTimer: undefined,
+    };
+    this.#rooms.set(name, room);
+    const begin = () => void this.#begin(room, frame).catch((error) => this.#onFailed(error, frame));
+    if (this.#feedRooms.has(name)) return begin();
+    this.#onFed.set(name, { begin, ref });
+    this.#feedSoon();
+  }
+
+  /** The feed runs: reads what was missed, and says `joined` as the server would. */
+  async #begin(room: Joined, { ref, since, epoch, last }: Json): Promise<void> {
+    const newest = await this.#messages(room.name, { limit: since === undefined ? Math.max(1, Math.min(last ?? 0, PAGE)) : 1 });
+    if (this.#rooms.get(room.name) !== room) return;
+    const head: number = newest.messages.at(-1)?.offset ?? 0;
+    const joined = { type: "joined", ref, room: room.name, offset: head, epoch: newest.epoch, recovered: true, ...(room.isWatched && (await this.#watch(room))) };
+    const refuse = (reason: string) => {
+      this.#goLive(room, head);
+      this.#say({ ...joined, recovered: false, reason });
+      this.#handOn(room);
+    };
+    if (since === undefined) {
+      const first = last ? newest.messages[0]?.offset : undefined;
+      this.#say(joined);
+      if (first !== undefined) for (const message of newest.messages) this.#say({ type: "message", ...message });
+      this.#goLive(room, head);
+      return this.#handOn(room);
+    }
+    if (since > head || (epoch && since > 0 && epoch !== newest.epoch)) return refuse("epoch");
+    const page = since < head ? await this.#messages(room.name, { after: since, limit: PAGE }) : { messages: [], more: false };
+    if (since < head && page.messages[0]?.offset !== since + 1) return refuse("trimmed");
+    this.#say(joined);
+    room.offset = since;
+    this.#take(room, page.messages);
+    await this.#read(room, page.more);
+  }
+
+  /** Reads the room from where it is to its head. */
+  async #read(room: Joined, isMore = true): Promise<void> {
+    room.isReading = true;
+    while (isMore) {
+      const { messages, more } = await this.#messages(room.name, { after: room.offset, limit: PAGE });
+      if (this.#rooms.get(room.name) !== room) return;
+      // Retention took what comes next: the room is to be joined anew.
+      if (messages.length && messages[0].offset > room.offset + 1) return this.#end(1006);
+      this.#take(room, messages);
+      isMore = more;
+    }
+    this.#goLive(room, room.offset);
+    this.#handOn(room);
+  }
+
+  #take(room: Joined, messages: Json[]): void {
+    for (const message of messages) {
+      if (message.offset <= room.offset) continue;
+      room.offset = message.offset;
+      this.#say({ type: "message", ...message });
+    }
+  }
+
+  #goLive(room: Joined, offset: number): void {
+    room.offset = offset;
+    room.isReading = false;
+  }
+
+  #leave({ room: name, ref }: Json): void {
+    const room = this.#rooms.get(name);
+    if (!room) return this.#say({ type: "error", ref, room: name, code: "not_joined", message: "" });
+    this.#forget(room);
+    this.#say({ type: "left", ref, room: name });
+  }
+
+  #forget(room: Joined): void {
+    this.#rooms.delete(room.name);
+    this.#onFed.delete(room.name);
+    this._clock.clearTimeout(room.holeTimer);
+    this._clock.clearTimeout(room.watchTimer);
+  }
+
+  /** Who is there, and from now on who comes and goes. */
+  async #watch(room: Joined): Promise<Json> {
+    const { count, members, truncated } = await this.#get(`rooms/${encodeURIComponent(room.name)}/presence`);
+    const here = new Map<string, Json>(members.map((member: Json) => [member.userId, member]));
+    const before = room.here;
+    room.here = here;
+    const tell = (type: string, { userId: id, info }: Json) => this.#say({ type, room: room.name, user: { id, info }, count });
+    if (before) {
+      for (const [userId, member] of here) if (!before.has(userId)) tell("userJoined", member);
+      for (const [userId, member] of before) if (!here.has(userId)) tell("userLeft", member);
+    }
+    room.watchTimer = this._clock.setTimeout(() => void this.#watch(room).catch((error) => this.#onFailed(error)), PRESENCE_EVERY_MS);
+    return { members, truncated };
+  }
+
+  // ------------------------------------------------------------------------------------------------- HTTP
+
+  #post(frame: Json): void {
+    const { room: name, ref, payload, key, ephemeral } = frame;
+    const posting = this.#postings.get(name) ?? { last: Promise.resolve(), count: 0 };
+    // What may be lost does not queue up.
+    if (ephemeral && posting.count > 0) return;
+    this.#postings.set(name, posting);
+    posting.count += 1;
+    const headers = { "Content-Type": "application/json", "Carillon-Client": this._clientId };
+    const request = { method: "POST", headers, body: JSON.stringify({ payload, key, ephemeral }) };
+    posting.last = posting.last.then(async () => {
+      try {
+        const ack = await this.#ask(`rooms/${encodeURIComponent(name)}/messages`, request);
+        this.#say({ type: "ack", ref, ...ack });
+        const room = this.#rooms.get(name);
+        if (room && ack.offset > room.offset) room.held.set(ack.offset, null);
+      } catch (error) {
+        this.#onFailed(error, frame);
+      }
+      if (--posting.count === 0) this.#postings.delete(name);
+      const room = this.#rooms.get(name);
+      if (room) this.#handOn(room);
+    });
+  }
+
+  #messages(room: string, { after, before, limit }: Json): Promise<Json> {
+    const given = Object.entries({ after, before, limit }).filter(([, value]) => value !== undefined);
+    return this.#get(`rooms/${encodeURIComponent(room)}/messages?${new URLSearchParams(given as [string, string][])}`);
+  }
+
+  #get(path: string): Promise<Json> {
+    return this.#ask(path, {});
+  }
+
+  async #ask(path: string, request: RequestInit): Promise<Json> {
+    const answer = await this.#fetch(path, { ...request, signal: this.#ending.signal });
+    this.#heardAt = this._clock.now();
+    const body = (await answer.json()) as Json;
+    if (answer.ok) return body;
+    const retryAfterMs = body.retryAfterMs ?? (Number(answer.headers.get("Retry-After")) * 1_000 || undefined);
+    throw new Refused(answer.status, { code: body.code ?? "internal", message: body.detail ?? "", retryAfterMs, outcome: body.outcome });
+  }
+
+  #fetch(path: string, request: RequestInit): Promise<Response> {
+    return this._fetch(new URL(path, this._url), { ...request, headers: { ...request.headers, Authorization: `Bearer ${this._token}` } });
+  }
+
+  async #answer(frame: Json, asked: Promise<Json>): Promise<void> {
+    try {
+      this.#say({ type: frame.type, ref: frame.ref, room: frame.room, ...(await asked) });
+    } catch (error) {
+      this.#onFailed(error, frame);
+    }
+  }
+
+  /** What the server refused is an error of the frame that asked; all else is the network's, and ends the socket. */
+  #onFailed(error: unknown, frame?: Json): void {
+    if (!(error instanceof Refused)) return this.#end(1006);
+    if (error.status === 401) return this.#onStatus(401);
+    if (frame) this.#say({ type: "error", ref: frame.ref, room: frame.room, ...error.fields });
+    else this.#end(1006);
+  }
+
+  #onStatus(status: number): void {
+    if (status !== 401 && status !== 403) return this.#end(1006);
+    const isOver = this.#expiresAt !== undefined && this.#expiresAt <= this._clock.now();
+    this.#end(isOver ? 4004 : 4001, isOver ? "token_expired" : "unauthorized");
+  }
+
+  /** A newer token for what is asked from now on, the feed included. */
+  #refresh({ token, ref }: Json): void {
+    const { user, expiresAt } = claimsOf(token);
+    if (user !== this.#user) return this.#end(4001, "unauthorized");
+    this._token = token;
+    this.#expiresAt = expiresAt;
+    this.#feedSoon();
+    this.#say({ type: "refreshed", ref, expiresAt });
+  }
+
+  // ------------------------------------------------------------------------------------------------ probe
+
+  #probeLater(): void {
+    if (!this._probe) return;
+    const timer = this._clock.setTimeout(() => this.#probe(this._probe!()), this.#probeMs);
+    this.#probeMs = Math.min(this.#probeMs * 2, PROBE_MAX_MS);
+    this.#ending.signal.addEventListener("abort", () => this._clock.clearTimeout(timer));
+  }
+
+  /** Is WebSocket possible after all? The first frame tells; an open socket alone may be a proxy's. */
+  #probe(socket: SocketLike): void {
+    const stop = () => {
+      socket.onmessage = socket.onclose = null;
+      socket.close();
+    };
+    socket.onerror = () => {};
+    socket.onmessage = () => {
+      stop();
+      this.#end(WEBSOCKET_WORKS, "retry_ms=0");
+    };
+    socket.onclose = () => this.#probeLater();
+    this.#ending.signal.addEventListener("abort", stop);
+  }
+}
+
+class Refused extends Error {
+  constructor(readonly status: number, readonly fields: Json) {
+    super(fields.message);
+  }
+}
+
+/** Who the token is for, and until when. The server checks it; nobody else has to. */
+function claimsOf(token: string): { user: string; expiresAt: number | undefined } {
+  const claims = token.split(".")[1] ?? "";
+  try {
+    const bytes = Uint8Array.from(atob(claims.replace(/-/g, "+").replace(/_/g, "/")), (char) => char.charCodeAt(0));
+    const { sub, exp } = JSON.parse(new TextDecoder().decode(bytes)) as { sub: string; exp?: number };
+    return { user: sub, expiresAt: exp === undefined ? undefined : exp * 1_000 };
+  } catch {
+    return { user: "", expiresAt: undefined };
+  }
 }
