@@ -95,7 +95,7 @@ var init_fallback = __esm({
         this.#onFed = /* @__PURE__ */ new Map();
         this.#heardAt = _clock.now();
         ({ user: this.#user, expiresAt: this.#expiresAt } = claimsOf(_token));
-        this.#feedSoon();
+        _clock.setTimeout(() => this.#feedSoon(), 0);
       }
       #user;
       #expiresAt;
@@ -1436,11 +1436,11 @@ var Carillon = class {
     this.connection._start();
   }
   /** @internal */
-  _ask(frame, options, done, failed) {
+  _ask(frame, options, onAnswer, onError) {
     const ref = ++this.#ref;
     let text = JSON.stringify({ ...frame, ref });
     if (options.payload !== void 0) text = `${text.slice(0, -1)},"payload":${options.payload}}`;
-    const ask = { ...options, text, attempt: 0, done, failed };
+    const ask = { ...options, text, attempt: 0, onAnswer, onError };
     this.#asks.set(ref, ask);
     this.#send(ask);
   }
@@ -1455,7 +1455,7 @@ var Carillon = class {
     for (const [ref, ask] of [...this.#asks]) {
       if (ask.again && !error) continue;
       this.#asks.delete(ref);
-      if (ask.again && error) ask.failed(error, {});
+      if (ask.again && error) ask.onError(error, {});
     }
     for (const room of this.#rooms.values()) room._onGone(error);
   }
@@ -1464,13 +1464,13 @@ var Carillon = class {
     if (!ask) return this.#rooms.get(frame.room)?._onFrame(frame);
     if (frame.type !== "error") {
       this.#asks.delete(frame.ref);
-      ask.done(frame);
+      ask.onAnswer(frame);
     } else if (ask.again && mayRetry(frame.code)) {
       const delayMs = frame.retryAfterMs ?? backoffMs(ask.attempt++, this.#clock.random);
       this.#clock.setTimeout(() => this.#asks.has(frame.ref) && this.#send(ask), delayMs);
     } else {
       this.#asks.delete(frame.ref);
-      ask.failed(new CarillonError(frame.code, frame.message, { outcome: frame.outcome }), frame);
+      ask.onError(new CarillonError(frame.code, frame.message, { outcome: frame.outcome }), frame);
     }
   }
 };

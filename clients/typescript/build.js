@@ -19,11 +19,14 @@ const shared = {
   external: ["@carillon/client"],
 };
 
-/** Names that only the SDK itself uses, and never from outside. Everything else keeps its name: frames, options, what is exported. */
+/**
+ * Names that only the SDK itself uses are shortened. All others keep theirs: frames, options, what is exported, and what
+ * belongs to the platform. A name like `done` must never be among them: every reader and iterator of the platform has it.
+ */
 const small = {
   minify: true,
   sourcemap: true,
-  mangleProps: /^_|^is[A-Z]|^on[A-Z]|^(inDoubtSince|settleKey|again|atOnce|done|failed|attempt|renewable|renewInMs|source|pump|fail)$/,
+  mangleProps: /^_|^is[A-Z]|^on[A-Z]|^(inDoubtSince|settleKey|again|atOnce|attempt|renewable|renewInMs|pump)$/,
   reserveProps: /^onLine$/,
 };
 

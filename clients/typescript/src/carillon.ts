@@ -35,8 +35,8 @@ const QUEUE_LIMIT = 1_000;
 interface Ask extends AskOptions {
   text: string;
   attempt: number;
-  done: (answer: Frame) => void;
-  failed: (error: CarillonError, answer: Frame) => void;
+  onAnswer: (answer: Frame) => void;
+  onError: (error: CarillonError, answer: Frame) => void;
 }
 
 /** A client of a Carillon server. It connects when it is first needed. */
@@ -96,11 +96,11 @@ export class Carillon {
   }
 
   /** @internal */
-  _ask(frame: object, options: AskOptions, done: Ask["done"], failed: Ask["failed"]): void {
+  _ask(frame: object, options: AskOptions, onAnswer: Ask["onAnswer"], onError: Ask["onError"]): void {
     const ref = ++this.#ref;
     let text = JSON.stringify({ ...frame, ref });
     if (options.payload !== undefined) text = `${text.slice(0, -1)},"payload":${options.payload}}`;
-    const ask = { ...options, text, attempt: 0, done, failed };
+    const ask = { ...options, text, attempt: 0, onAnswer, onError };
     this.#asks.set(ref, ask);
     this.#send(ask);
   }
@@ -118,7 +118,7 @@ export class Carillon {
     for (const [ref, ask] of [...this.#asks]) {
       if (ask.again && !error) continue;
       this.#asks.delete(ref);
-      if (ask.again && error) ask.failed(error, {} as Frame);
+      if (ask.again && error) ask.onError(error, {} as Frame);
     }
     for (const room of this.#rooms.values()) room._onGone(error);
   }
@@ -128,13 +128,13 @@ export class Carillon {
     if (!ask) return this.#rooms.get(frame.room)?._onFrame(frame);
     if (frame.type !== "error") {
       this.#asks.delete(frame.ref!);
-      ask.done(frame);
+      ask.onAnswer(frame);
     } else if (ask.again && mayRetry(frame.code)) {
       const delayMs = frame.retryAfterMs ?? backoffMs(ask.attempt++, this.#clock.random);
       this.#clock.setTimeout(() => this.#asks.has(frame.ref!) && this.#send(ask), delayMs);
     } else {
       this.#asks.delete(frame.ref!);
-      ask.failed(new CarillonError(frame.code, frame.message, { outcome: frame.outcome }), frame);
+      ask.onError(new CarillonError(frame.code, frame.message, { outcome: frame.outcome }), frame);
     }
   }
 }

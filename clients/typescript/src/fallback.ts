@@ -82,7 +82,8 @@ class FallbackSocket implements SocketLike {
   ) {
     this.#heardAt = _clock.now();
     ({ user: this.#user, expiresAt: this.#expiresAt } = claimsOf(_token));
-    this.#feedSoon();
+    // As with any socket, nothing happens before its owner has had the time to listen.
+    _clock.setTimeout(() => this.#feedSoon(), 0);
   }
 
   close(): void {

@@ -7,11 +7,11 @@ import { World, outcomeOf, settled } from "./fake.js";
 
 const folder = new URL("../../../proto/vectors/", import.meta.url);
 const vectors = (name) => JSON.parse(readFileSync(new URL(name, folder), "utf8"));
-/** Not for clients: `codes.json` is read by connection.test.js, these by the server alone. */
-const SERVERS_OWN = ["grants.json", "partitions.json"];
+/** `codes.json` is read by connection.test.js. These: by fallback.test.js, and by the server alone. */
+const BY_OTHERS = ["http.json", "sse.json", "grants.json", "partitions.json"];
 
 it("every file of vectors is read", () => {
-  const read = ["client-frames.json", "codes.json", "names.json", "server-frames.json", ...SERVERS_OWN];
+  const read = ["client-frames.json", "codes.json", "names.json", "server-frames.json", ...BY_OTHERS];
   const missing = readdirSync(folder).filter((name) => name.endsWith(".json") && !read.includes(name));
   assert.deepEqual(missing, []);
 });

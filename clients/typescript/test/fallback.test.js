@@ -1,0 +1,398 @@
+// Where WebSocket is blocked: the same rooms over Server-Sent Events and HTTP, against a server whose answers the test writes.
+// The golden blocks and bodies are those of proto/vectors.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { describe, it } from "node:test";
+import { FakeClock, FakeSocket, World, message, outcomeOf, settled, tellingOf, tokenOf } from "./fake.js";
+
+const vectors = (name) => JSON.parse(readFileSync(new URL(`../../../proto/vectors/${name}`, import.meta.url), "utf8"));
+const MOVED = vectors("sse.json").blocks.find(({ name }) => name === "moved").text;
+
+/** Answers by a table of paths; a feed stays open, and the test writes into it. */
+class FakeServer {
+  asked = [];
+  feeds = [];
+  /** Path → what answers: a body, `[status, body]`, or a promise of one. */
+  answers = {};
+
+  fetch = async (url, { method = "GET", body, headers, signal }) => {
+    const { pathname, searchParams } = new URL(url);
+    const asked = { path: pathname, query: Object.fromEntries(searchParams), rooms: searchParams.getAll("room"), method, headers, body: body && JSON.parse(body) };
+    this.asked.push(asked);
+    const found = this.answers[`${method} ${pathname}`] ?? this.answers[pathname];
+    const answer = await (typeof found === "function" ? found(asked) : found);
+    if (answer === undefined && pathname === "/events") return this.#feed(asked, signal);
+    if (answer === undefined) throw new TypeError("fetch failed");
+    const [status, text] = Array.isArray(answer) ? answer : [200, answer];
+    return new Response(typeof text === "string" ? text : JSON.stringify(text), { status });
+  };
+
+  #feed(asked, signal) {
+    let controller;
+    const body = new ReadableStream({ start: (given) => void (controller = given) });
+    const feed = { ...asked, write: (text) => controller.enqueue(typeof text === "string" ? new TextEncoder().encode(text) : text), end: () => controller.close(), isEnded: false };
+    signal.addEventListener("abort", () => {
+      feed.isEnded = true;
+      try {
+        controller.error(new DOMException("aborted", "AbortError"));
+      } catch {
+        // It had ended.
+      }
+    });
+    this.feeds.push(feed);
+    feed.write("retry: 2000\n\n");
+    feed.write(MOVED);
+    return new Response(body, { status: 200 });
+  }
+
+  get feed() {
+    return this.feeds.at(-1);
+  }
+
+  /** The room's log is this, oldest first. */
+  log(room, messages, epoch = "e1") {
+    this.answers[`GET /rooms/${room}/messages`] = ({ query: { after, limit } }) => {
+      const found = after === undefined ? messages.slice(-limit) : messages.filter(({ offset }) => offset > after).slice(0, limit);
+      const more = after === undefined ? found.length < messages.length : found.at(-1)?.offset < messages.at(-1)?.offset;
+      return { messages: found.map(({ type, ...message }) => message), more, epoch: messages.length ? epoch : "" };
+    };
+  }
+}
+
+/** No WebSocket ever gets through, unless `world.mayPass`. */
+async function blocked({ rooms = { lobby: [] }, options = {}, ...more } = {}) {
+  const server = new FakeServer();
+  for (const [room, messages] of Object.entries(rooms)) server.log(room, messages);
+  const sockets = [];
+  const world = new World({
+    token: tokenOf({ sub: "ada" }),
+    fallback: true,
+    fetch: server.fetch,
+    WebSocket: class extends FakeSocket {
+      constructor(...given) {
+        super(...given);
+        sockets.push(this);
+        if (!world.mayPass) world.clock.setTimeout(() => this.closes(1006), 1);
+      }
+    },
+    ...more,
+  });
+  world.sockets = sockets;
+  const room = world.carillon.room("lobby", options);
+  const told = tellingOf(room);
+  for (let n = 0; n < 100 && world.connection.state !== "connected"; n += 1) {
+    await world.clock.pass(100);
+    // The fallback is a file of its own, and loading it takes real time.
+    for (let m = 0; m < 1_000 && sockets.length === 2 && world.connection.state === "connecting"; m += 1) await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  await calm();
+  return { server, world, room, told, sockets };
+}
+
+/** Bodies are read in many small steps. */
+async function calm() {
+  for (let n = 0; n < 30; n += 1) await settled();
+}
+
+const block = (frame, id = "c1") => `id: ${id}\nevent: message\ndata: ${JSON.stringify(frame)}\n\n`;
+
+it("after two attempts that no server answered, the third goes another way", async () => {
+  const { world, server, sockets, room } = await blocked();
+  assert.equal(sockets.length, 2);
+  assert.deepEqual([world.connection.transport, world.connection.state, world.connection.userId, room.state], ["sse", "connected", "ada", "live"]);
+  assert.equal(server.feed.headers.Authorization, `Bearer ${tokenOf({ sub: "ada" })}`);
+  assert.deepEqual(server.feed.rooms, ["user:ada", "lobby"]);
+  assert.deepEqual(server.feeds.map(({ isEnded }) => isEnded), [true, false], "the feed before ends once the next has begun");
+});
+
+it("a server that is only busy is no reason to go another way", async () => {
+  const world = new World({ fallback: true, fetch: () => assert.fail("not asked") });
+  world.carillon.connect();
+  await settled();
+  for (let n = 0; n < 5; n += 1) {
+    world.socket.closes(4100, "unavailable");
+    await world.clock.pass(world.connection.retryAt - world.clock.time);
+  }
+  assert.equal(world.connection.transport, "websocket");
+});
+
+describe("a message in the feed", () => {
+  for (const { name, message: fields, block: text } of vectors("sse.json").messages) {
+    it(`is told: ${name}`, async () => {
+      const { payloadText, epoch, ...stored } = fields;
+      const before = Array.from({ length: Math.max(0, stored.offset - 1) }, (_, n) => message(n + 1, n, { room: stored.room }));
+      const { server, world } = await blocked({ rooms: { lobby: [], [encodeURIComponent(stored.room)]: before } });
+      const room = world.carillon.room(stored.room);
+      const told = [];
+      room.on("message", (what) => told.push(what));
+      room.on("ephemeral", (what) => told.push(what));
+      await calm();
+      assert.equal(room.state, "live");
+      server.feed.write(stored.offset ? `id: c9\n${text}` : text);
+      await calm();
+      const payload = JSON.parse(payloadText);
+      const { offset, id, ...ephemeral } = stored;
+      assert.deepEqual(told, [offset ? { ...stored, payload, own: false } : { ...ephemeral, payload }]);
+    });
+  }
+
+  it("is the same however its bytes are cut", async () => {
+    const { server, told } = await blocked();
+    const text = `:heartbeat\r\n\r\n${block(message(1, "Grüße 🔔"))}${block(message(2)).replaceAll("\n", "\r\n")}${block(message(3)).replaceAll("\n", "\r")}`;
+    for (const byte of new TextEncoder().encode(text)) server.feed.write(new Uint8Array([byte]));
+    server.feed.write("\n");
+    await calm();
+    assert.deepEqual(told.messages, ["1 Grüße 🔔", "2 m2", "3 m3"]);
+  });
+});
+
+describe("reading", () => {
+  it("begins with the newest", async () => {
+    const { told } = await blocked({ rooms: { lobby: [message(1), message(2), message(3)] }, options: { last: 2 } });
+    assert.deepEqual(told.messages, ["2 m2", "3 m3"]);
+  });
+
+  it("fills what was missed from the history, page after page, and joins it to what comes", async () => {
+    const log = Array.from({ length: 2_500 }, (_, n) => message(n + 1));
+    const { told, server, room } = await blocked({ rooms: { lobby: log }, options: { since: { offset: 10, epoch: "e1" } } });
+    await calm();
+    server.feed.write(block(message(2_501)) + block(message(2_500)));
+    await calm();
+    assert.deepEqual([told.messages.length, told.messages[0], told.messages.at(-1), room.state], [2_491, "11 m11", "2501 m2501", "live"]);
+    assert.deepEqual(told.gaps, []);
+  });
+
+  it("tells of a gap", async () => {
+    const { told } = await blocked({ rooms: { lobby: [message(8), message(9)] }, options: { since: { offset: 3, epoch: "e1" } } });
+    await calm();
+    assert.deepEqual(told.gaps, [{ room: "lobby", reason: "trimmed", after: 3, before: 8, epoch: "e1" }]);
+    assert.deepEqual(told.messages, ["8 m8", "9 m9"]);
+  });
+
+  it("tells of another life", async () => {
+    const { told } = await blocked({ rooms: { lobby: [message(1)] }, options: { since: { offset: 3, epoch: "e0" } } });
+    await calm();
+    assert.deepEqual(told.gaps.map(({ reason, before }) => [reason, before]), [["epoch", 1]]);
+    assert.deepEqual(told.messages, ["1 m1"]);
+  });
+
+  it("fills a hole that somebody else of the same name made", async () => {
+    const log = [message(1)];
+    const { told, server, world } = await blocked({ rooms: { lobby: log } });
+    log.push(message(2, "from the app's other connection", { sender: "ada" }), message(3));
+    server.feed.write(block(message(3)));
+    await calm();
+    assert.deepEqual(told.messages, []);
+    await world.clock.pass(300);
+    await calm();
+    assert.deepEqual(told.messages, ["2 from the app's other connection", "3 m3"]);
+  });
+
+  it("goes on without a room that may not be joined", async () => {
+    const { server, world, room } = await blocked({ rooms: { lobby: [], secret: [] } });
+    server.answers["/events"] = ({ rooms }) => (rooms.includes("secret") ? [403, { code: "forbidden" }] : undefined);
+    const secret = world.carillon.room("secret");
+    secret.join();
+    await settled();
+    for (let n = 0; n < 3; n += 1) await calm();
+    assert.equal(secret.state, "refused");
+    await calm();
+    assert.equal(room.state, "live");
+  });
+});
+
+describe("publishing", () => {
+  for (const { name, frame, body } of vectors("http.json").answers.filter(({ frame }) => frame.type === "ack" && frame.offset)) {
+    it(`resolves: ${name}`, async () => {
+      const { server, room } = await blocked();
+      server.answers["POST /rooms/lobby/messages"] = [frame.duplicate ? 200 : 201, body];
+      const published = await room.publish({ text: "hi" }, { key: "k" });
+      const { type, room: _, ...place } = frame;
+      assert.deepEqual(published, place);
+      const asked = server.asked.find(({ method }) => method === "POST");
+      assert.deepEqual([asked.body, asked.headers["Carillon-Client"]], [{ payload: { text: "hi" }, key: "k" }, "c"]);
+    });
+  }
+
+  it("waits for its answer before what the feed says next is told", async () => {
+    const { server, room, told } = await blocked();
+    let answer;
+    server.answers["POST /rooms/lobby/messages"] = () => new Promise((resolve) => (answer = resolve));
+    const published = outcomeOf(room.publish("mine"));
+    await calm();
+    server.feed.write(block(message(2)));
+    await calm();
+    assert.deepEqual(told.messages, []);
+    answer([201, { room: "lobby", offset: 1, id: "id-1", ts: 1 }]);
+    await calm();
+    assert.deepEqual(told.messages, ["1 mine", "2 m2"]);
+    assert.equal(published.value.offset, 1);
+  });
+
+  it("goes one by one, in order", async () => {
+    const { server, room } = await blocked();
+    let offset = 0;
+    server.answers["POST /rooms/lobby/messages"] = async () => (await calm(), [201, { room: "lobby", offset: ++offset, id: `id-${offset}`, ts: 1 }]);
+    const places = await Promise.all(["a", "b", "c"].map((payload) => room.publish(payload)));
+    assert.deepEqual(places.map(({ offset }) => offset), [1, 2, 3]);
+    assert.deepEqual(server.asked.filter(({ method }) => method === "POST").map(({ body }) => body.payload), ["a", "b", "c"]);
+  });
+
+  it("that no answer came for is repeated with its key", async () => {
+    const { server, room, world } = await blocked();
+    const published = outcomeOf(room.publish("mine", { key: "k" }));
+    await calm();
+    assert.equal(world.connection.state, "waiting");
+    server.answers["POST /rooms/lobby/messages"] = [200, { room: "lobby", offset: 1, id: "id-1", ts: 1, duplicate: true }];
+    server.log("lobby", [message(1, "mine", { sender: "ada", id: "id-1" })]);
+    for (let n = 0; n < 50 && published.state === "waiting"; n += 1) {
+      await world.clock.pass(1_000);
+      await calm();
+    }
+    assert.equal(published.value?.offset, 1);
+    assert.deepEqual(server.asked.filter(({ method }) => method === "POST").map(({ body }) => body.key), ["k", "k"]);
+  });
+
+  it("that no answer came for is looked for, once its key may be forgotten", async () => {
+    const { server, room, world, told } = await blocked();
+    const published = outcomeOf(room.publish("mine", { key: "k" }));
+    await calm();
+    world.clock.sleep(3_600_000);
+    server.log("lobby", [message(1, "mine", { sender: "ada", id: "id-1" })]);
+    for (let n = 0; n < 50 && published.state === "waiting"; n += 1) {
+      await world.clock.pass(1_000);
+      await calm();
+    }
+    assert.equal(published.value?.offset, 1);
+    assert.equal(server.asked.filter(({ method }) => method === "POST").length, 1);
+    assert.deepEqual(told.messages, ["1 mine"]);
+  });
+
+  it("that is refused rejects; that is too fast is sent again", async () => {
+    const { server, room, world } = await blocked();
+    server.answers["POST /rooms/lobby/messages"] = [403, { code: "forbidden", detail: "no" }];
+    await assert.rejects(room.publish(1), { code: "forbidden", message: "no" });
+    server.answers["POST /rooms/lobby/messages"] = [429, { code: "rate_limited", detail: "", retryAfterMs: 40 }];
+    const published = outcomeOf(room.publish(2));
+    await calm();
+    server.answers["POST /rooms/lobby/messages"] = [201, { room: "lobby", offset: 1, id: "id-1", ts: 1 }];
+    await world.clock.pass(40);
+    await calm();
+    assert.equal(published.value?.offset, 1);
+  });
+});
+
+it("history and presence are the bodies of HTTP", async () => {
+  const { server, room } = await blocked();
+  const { answers } = vectors("http.json");
+  const body = (name) => answers.find((answer) => answer.name === name).body;
+  server.answers["GET /rooms/lobby/messages"] = body("history");
+  const history = await room.history();
+  assert.deepEqual([history.more, history.epoch, history.messages.map(({ offset, payload }) => [offset, payload])], [true, "k3x9.7", [[2, [1]]]]);
+  server.answers["GET /rooms/lobby/presence"] = body("presence");
+  assert.deepEqual(await room.presence(), { count: 700, members: [{ userId: "grace", info: { name: "Grace" }, connections: 1 }], truncated: true });
+});
+
+describe("the end of a feed", () => {
+  it("with a `retry` is a drain: it comes back when it was told", async () => {
+    const { server, world } = await blocked();
+    server.feed.write("retry: 417\n\n");
+    server.feed.end();
+    await calm();
+    assert.equal(world.connection.retryAt - world.clock.time, 417);
+    await world.clock.pass(417);
+    await calm();
+    assert.deepEqual([world.connection.state, world.connection.transport, server.feeds.length], ["connected", "sse", 4]);
+  });
+
+  it("without one is a broken connection", async () => {
+    const { server, world } = await blocked();
+    server.feed.write(":heartbeat\n\n");
+    server.feed.end();
+    await calm();
+    assert.equal(world.connection.state, "waiting");
+    assert.equal(world.connection.error.closeCode, 1006);
+  });
+
+  it("that says nothing any more is found out", async () => {
+    const { world, server } = await blocked();
+    const { feed } = server;
+    await world.clock.pass(74_000);
+    assert.ok(!feed.isEnded);
+    await world.clock.pass(25_000 + 10_000);
+    assert.ok(feed.isEnded);
+    await calm();
+    await world.clock.pass(1_000);
+    await calm();
+    assert.notEqual(server.feed, feed, "and another one is asked for");
+  });
+});
+
+it("a token that is refused stops; one that is over is asked for again", async () => {
+  for (const [exp, state] of [[undefined, "stopped"], [2_000_000_000, "stopped"], [999_999_000, "waiting"]]) {
+    const server = new FakeServer();
+    server.answers["/events"] = [401, { code: "unauthorized" }];
+    const clock = new FakeClock();
+    const world = new World({ token: () => tokenOf({ sub: "ada", exp }), fallback: true, fetch: server.fetch, clock, WebSocket: class extends FakeSocket {
+      constructor(...given) {
+        super(...given);
+        clock.setTimeout(() => this.closes(1006), 1);
+      }
+    } });
+    const seen = [];
+    world.connection.on("change", (state) => seen.push([state, world.connection.error?.closeCode]));
+    world.carillon.connect();
+    for (let n = 0; n < 20 && !seen.some(([, code]) => code > 4_000); n += 1) {
+      await clock.pass(500);
+      await calm();
+    }
+    assert.equal(seen.find(([, code]) => code > 4_000)?.[0], state, String(exp));
+    world.carillon.close();
+  }
+});
+
+it("WebSocket is looked for again, and taken when it is there", async () => {
+  const { world, sockets, told, server, room } = await blocked({ rooms: { lobby: [message(1)] } });
+  const alive = async (ms) => {
+    for (let n = 0; n < ms; n += 10_000) {
+      server.feed.write(":heartbeat\n\n");
+      await world.clock.pass(10_000);
+      await calm();
+    }
+  };
+  await alive(30_000);
+  assert.equal(sockets.length, 3);
+  assert.equal(world.connection.state, "connected", "a probe that fails disturbs nobody");
+  world.mayPass = true;
+  await alive(60_000);
+  assert.equal(sockets.length, 4);
+  sockets[3].says({ type: "connected", userId: "ada" });
+  await world.clock.pass(0);
+  assert.ok(sockets[3].isClosed);
+  await world.connected();
+  assert.deepEqual([sockets.length, world.connection.transport], [5, "websocket"]);
+  assert.equal(world.socket.last("join").since, 1);
+  world.answer("join", { type: "joined", offset: 2, epoch: "e1", recovered: true });
+  world.socket.says(message(2));
+  assert.deepEqual([told.messages, told.gaps, room.state], [["2 m2"], [], "live"]);
+  assert.ok(server.feed.isEnded);
+});
+
+it("who comes and goes is asked for", async () => {
+  const { server, world, room } = await blocked();
+  const members = [{ userId: "ada", connections: 1 }];
+  server.answers["GET /rooms/lobby/presence"] = () => ({ count: members.length, members });
+  const came = [];
+  room.on("userJoined", ({ userId }) => came.push(userId));
+  room.on("userLeft", ({ userId }) => came.push(`-${userId}`));
+  await calm();
+  assert.equal(room.present.count, 1);
+  members.push({ userId: "grace", connections: 1 });
+  await world.clock.pass(10_000);
+  await calm();
+  members.shift();
+  await world.clock.pass(10_000);
+  await calm();
+  assert.deepEqual(came, ["grace", "-ada"]);
+});
