@@ -8,7 +8,7 @@ import { World, outcomeOf, settled } from "./fake.js";
 const folder = new URL("../../../proto/vectors/", import.meta.url);
 const vectors = (name) => JSON.parse(readFileSync(new URL(name, folder), "utf8"));
 /** `codes.json` is read by connection.test.js. These: by fallback.test.js, and by the server alone. */
-const BY_OTHERS = ["http.json", "sse.json", "grants.json", "partitions.json"];
+const BY_OTHERS = ["http.json", "sse.json", "grants.json", "partitions.json", "socketio.json"];
 
 it("every file of vectors is read", () => {
   const read = ["client-frames.json", "codes.json", "names.json", "server-frames.json", ...BY_OTHERS];
