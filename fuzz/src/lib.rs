@@ -1,8 +1,14 @@
 //! What the fuzz targets do.
 
+mod cursor;
 mod engineio;
 mod frames;
 mod tokens;
+
+/// See `cursor.rs`.
+pub fn cursor(bytes: &[u8]) {
+    cursor::run(bytes);
+}
 
 /// See `frames.rs`.
 pub fn frames(bytes: &[u8]) {

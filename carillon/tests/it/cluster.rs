@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, time::Instant};
 
 use crate::{
     client::Dial,
+    http::Call,
+    listener::Listen,
     load::{Door, Member, Publisher, is_complete},
-    server::{Server, Service, get, until_metric, value_of},
+    server::{ORIGIN, SECRET, Server, Service, Shape, get, until_metric, value_of},
 };
 
 #[tokio::test]
@@ -90,4 +92,44 @@ async fn until_said_since(members: &mut [Member], publishers: &[Publisher]) {
         };
         member.until(|heard| said.iter().all(|publisher| is_newer(publisher, heard))).await;
     }
+}
+
+#[tokio::test]
+async fn every_door_says_that_it_is_only_for_now() {
+    let settings = [
+        ("jwt.secret", SECRET),
+        ("origins", ORIGIN),
+        ("limits.handshake_ms", "1000"),
+        ("limits.publish_timeout_ms", "1000"),
+        ("limits.request_timeout_ms", "1000"),
+    ];
+    let mut server = Server::bare(Shape::Cluster, &settings).await;
+    let rooms = "/events?room=lobby";
+    let mut bob = server.connect("bob").await;
+    let mut ada = Listen::to(&server, rooms).token(&server.token("ada")).open().await.begun().await;
+    let ask = |method: &str| Call::new(method, "/rooms/lobby/messages").json(r#"{"payload":1}"#);
+    // Nobody orders: a stream that can't begin ends as one that may come back, a publish may be stored or not.
+    server.service(Service::Fanout).kill().await;
+    let (blocks, retry_ms) = Listen::to(&server, rooms).token(&server.token("ada")).open().await.ended().await;
+    assert_eq!(blocks.len(), 1, "only when to come back: {blocks:?}");
+    assert!((2000..=4000).contains(&retry_ms), "{retry_ms}");
+    for (method, outcome) in [("POST", Some("unknown")), ("GET", None)] {
+        let answer = ask(method).token(&server.token("ada")).to(&server).await;
+        let problem: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!((answer.status, problem["code"].as_str(), problem["outcome"].as_str()), (503, Some("unavailable"), outcome));
+        assert!(answer.head.contains("retry-after: 1"), "{}", answer.head);
+    }
+    server.service(Service::Fanout).start_again().await;
+    while ask("GET").token(&server.token("ada")).to(&server).await.status != 200 {}
+    // Nobody can say what a token is worth; streams that are there go on.
+    server.service(Service::Auth).kill().await;
+    let token = server.token("carl");
+    assert_eq!(server.dial().token(&token).turned_away().await.0, 4100);
+    let retry_ms = Listen::to(&server, rooms).token(&token).sent_away().await;
+    assert!((2000..=4000).contains(&retry_ms), "{retry_ms}");
+    let answer = ask("POST").token(&token).to(&server).await;
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert!(answer.body.contains(r#""code":"unavailable""#) && answer.head.contains("retry-after: 1"), "{}", answer.head);
+    let said = bob.say("lobby", 1).await.number("offset");
+    ada.hears("lobby", said..=said).await;
 }

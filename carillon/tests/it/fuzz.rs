@@ -1,5 +1,7 @@
 //! What the fuzz targets do, without a fuzzer: over the committed corpora, and over seeded mutations of them.
 
+#[path = "../../../fuzz/src/cursor.rs"]
+mod cursor;
 #[path = "../../../fuzz/src/engineio.rs"]
 mod engineio;
 #[path = "../../../fuzz/src/frames.rs"]
@@ -29,8 +31,9 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 /// Its name, which is that of its corpus, what it does, and what its inputs are made of.
 type Target = (&'static str, fn(&[u8]), fn(&mut Chance, &mut Vec<u8>));
 
-const TARGETS: [Target; 4] = [
+const TARGETS: [Target; 5] = [
     ("frames", frames::run, Chance::add_frame),
+    ("cursor", cursor::run, Chance::add_frame),
     ("tokens", tokens::run, Chance::add_frame),
     ("keys", tokens::run_keys, Chance::add_frame),
     ("engineio", engineio::run, Chance::add_packet),
@@ -58,6 +61,19 @@ fn mutations_do_no_harm() {
             let bytes = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1).mutated(&corpus, add);
             assert!(catch_unwind(|| run(&bytes)).is_ok(), "{target}: CARILLON_TEST_SEED={seed} CARILLON_TEST_MUTATIONS=1");
         }
+    }
+}
+
+#[test]
+fn mutated_cursors_do_no_harm() {
+    let corpus: Vec<Vec<u8>> = corpus("cursor").into_iter().map(|(_, bytes)| bytes).collect();
+    for seed in 1..=MUTATIONS * 10 {
+        let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut bytes = corpus[chance.below(corpus.len())].clone();
+        for _ in 0..chance.below(4) {
+            chance.damage(&mut bytes);
+        }
+        assert!(catch_unwind(|| cursor::run(&bytes)).is_ok(), "seed {seed}: {bytes:?}");
     }
 }
 
