@@ -29,7 +29,7 @@ pub fn write(positions: impl Iterator<Item = Position>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Reads what [`write`] wrote; `None` for anything else.
+/// Reads what [`write()`] wrote; `None` for anything else.
 pub fn read(text: &str) -> Option<Vec<Position>> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     let (version, mut rest) = bytes.split_first()?;
