@@ -46,6 +46,8 @@ pub(crate) struct Hub {
     /// What waits in all outboxes together, and what may.
     waiting_bytes: usize,
     total_bytes: usize,
+    /// Streams of events that have begun, and are in no room but the personal one.
+    welcomed: Vec<Conn>,
     /// Connections with something to write.
     dirty: Vec<Conn>,
     /// Connections to be closed, and what to tell them.
@@ -67,6 +69,7 @@ impl Hub {
             waiting_bytes: 0,
             total_bytes: config.outbox_total_bytes,
             dirty: Vec::new(),
+            welcomed: Vec::new(),
             closing: Vec::new(),
             over: Vec::new(),
             unsettled: Vec::new(),
@@ -297,6 +300,11 @@ impl Hub {
         std::mem::take(&mut self.closing)
     }
 
+    /// Streams of events that may join their rooms now.
+    pub(crate) fn take_welcomed(&mut self) -> Vec<Conn> {
+        std::mem::take(&mut self.welcomed)
+    }
+
     pub(crate) fn take_dirty(&mut self) -> Vec<Conn> {
         std::mem::take(&mut self.dirty)
     }
@@ -356,6 +364,7 @@ impl Doors for Hub {
         if let Door::Events(stream) = &connection.door {
             let connected = if stream.is_personal { sse::connected(connection.session.user()) } else { Vec::new() };
             connection.is_open = true;
+            self.welcomed.push(to);
             return self.push_block(to, Bytes::new(), connected.into());
         }
         let connected = text_frame(|out| {

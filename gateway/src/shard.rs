@@ -311,16 +311,22 @@ impl Shard {
     pub(crate) fn on_events(&mut self, stream: EventStream, opening: Opening) -> Result<Conn, Close> {
         let user = self.admit(&opening).inspect_err(|why| self.counters.on_close(why.code()))?;
         let now = self.now();
-        let joins = stream.joins();
         let conn = self.open(user, Door::Events(Box::new(stream)), opening, now);
         self.wheel.schedule(now.mono_ms + self.config.sse_heartbeat_ms, conn, Due::Heartbeat);
-        for (room, options) in joins {
-            let permit = self.hub.get(conn).and_then(|connection| connection.session.grants().join(room));
-            if let Some(permit) = permit {
-                self.rooms.join(conn, &permit, options, None, now, &mut self.hub);
-            }
-        }
         Ok(conn)
+    }
+
+    /// What a stream of events asked for, once it counts as a connection of its user.
+    fn join_all(&mut self, conn: Conn) {
+        let now = self.now();
+        let Some(connection) = self.hub.get(conn).filter(|connection| !connection.is_closing) else { return };
+        let Door::Events(stream) = &connection.door else { return };
+        let grants = connection.session.grants();
+        let joins: Vec<_> =
+            stream.joins().into_iter().filter_map(|(room, options)| Some((grants.join(room)?, options))).collect();
+        for (permit, options) in joins {
+            self.rooms.join(conn, &permit, options, None, now, &mut self.hub);
+        }
     }
 
     /// The next block for a body that has room for one.
@@ -804,6 +810,9 @@ impl Shard {
 
     fn flush(&mut self) {
         self.settle_seats();
+        for conn in self.hub.take_welcomed() {
+            self.join_all(conn);
+        }
         for (conn, why) in self.hub.take_closing() {
             self.counters.on_close(why.code());
             if why == Close::SlowConsumer {

@@ -374,3 +374,15 @@ async fn quick_listener_outlives_a_burst() {
     let saying = bob.say_all("lobby", vec![payload; MESSAGES as usize]);
     tokio::join!(saying, ada.hears("lobby", 1..=MESSAGES));
 }
+
+#[tokio::test]
+async fn streams_count_as_connections_of_their_user() {
+    let server = Server::with(&[("limits.connections_per_user", "2"), ("sse.retry_ms", "500")]).await;
+    let path = "/events?room=lobby";
+    let (_first, _second) = (listen(&server, path, "ada").await, server.connect("ada").await);
+    let third = Listen::to(&server, path).token(&server.token("ada")).open().await;
+    let (blocks, retry_ms) = third.ended().await;
+    assert_eq!(blocks.len(), 1, "nothing of a room: {blocks:?}");
+    assert!((500..=1000).contains(&retry_ms), "{retry_ms}");
+    listen(&server, path, "bob").await;
+}
