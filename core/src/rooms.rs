@@ -162,7 +162,7 @@ pub struct Rooms {
     queue: VecDeque<(RoomName, Conn)>,
     /// Pages that were asked for and have not come.
     pages: usize,
-    /// In all outboxes.
+    /// In all outboxes, as the driver last said, and what pages have put there since.
     waiting_bytes: usize,
     next_read: u64,
     next_publish: u64,
@@ -537,7 +537,7 @@ impl Rooms {
     }
 
     fn may_read(&self) -> bool {
-        self.pages == 0 || self.waiting_bytes + self.pages * PAGE_BYTES < self.limits.replay_total_bytes
+        self.waiting_bytes + self.pages * PAGE_BYTES < self.limits.replay_total_bytes
     }
 
     fn take_reading(&mut self, read: u64) -> Option<Reading> {

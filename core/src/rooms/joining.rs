@@ -276,6 +276,7 @@ impl Rooms {
                 return false;
             }
             catch_up.position = message.offset;
+            self.waiting_bytes += message.payload.len();
             if member.is_own(message, doors) {
                 doors.frame(conn, &own(message, &out));
             } else {
