@@ -75,6 +75,8 @@ struct Member {
     /// When the last connection was lost, and how long was waited on purpose since.
     lost: Option<(u64, u64)>,
     told_ms: Option<u64>,
+    /// A join was refused for now: when to come again.
+    again_ms: Option<u64>,
 }
 
 /// The first pause after a failed connect, doubling with each, and the longest.
@@ -83,8 +85,18 @@ const BACKOFF_MS: (u64, u64) = (100, 5_000);
 pub(crate) async fn attend(local: Rc<Local>, plan: Plan) {
     let seats = plan.rooms.iter().map(|room| Seat { room: *room, is_known: plan.reads_all, ..Seat::default() }).collect();
     let token = local.shared.signer.token(&plan.user);
-    let mut member =
-        Member { local, plan, token, seats, seated: 0, is_counted: false, began_ns: None, lost: None, told_ms: None };
+    let mut member = Member {
+        local,
+        plan,
+        token,
+        seats,
+        seated: 0,
+        is_counted: false,
+        began_ns: None,
+        lost: None,
+        told_ms: None,
+        again_ms: None,
+    };
     let over = member.local.shared.over.clone();
     tokio::select! {
         () = member.come_and_go() => {}
@@ -214,6 +226,10 @@ impl Member {
             for frame in others {
                 self.on_frame(&frame);
             }
+            if let Some(ms) = self.again_ms.take() {
+                sleep(Duration::from_millis(ms)).await;
+                return Left::Dropped;
+            }
             match heard {
                 Heard::Something => {}
                 Heard::Close(code, reason) => {
@@ -267,7 +283,10 @@ impl Member {
             "error" => {
                 let code = frame.code.as_deref().unwrap_or_default().to_owned();
                 *self.local.tally().refused.entry(code).or_default() += 1;
-                if let Some(index) = frame.reference {
+                if let (Some("unavailable" | "rate_limited"), Some(ms)) = (frame.code.as_deref(), frame.retry_after_ms) {
+                    // An owner may be away for a while: nothing is lost by it, and a good client tries again.
+                    self.again_ms = Some(ms);
+                } else if let Some(index) = frame.reference {
                     self.local.fault(|| {
                         format!("{} may not join room {index} of its own: {}", self.plan.user, String::from_utf8_lossy(text))
                     });
