@@ -14,13 +14,22 @@ use carillon_gateway::{
         packet::{self, Malformed},
     },
 };
+use tokio::sync::mpsc;
 
 const NAMESPACES: [&str; 2] = ["/", "/custom"];
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// Between CONNECT and `auth`. What is queued at once leaves in one write, and a suite that waits for one frame after the other
+/// on a bare WebSocket loses the second one of a chunk. Far below the ping interval, so that no ping comes between.
+const CONNECT_AHEAD: Duration = Duration::from_millis(25);
 
 #[derive(Default)]
 struct Echo {
-    clients: Rc<RefCell<HashMap<u64, Client>>>,
+    clients: Rc<RefCell<HashMap<u64, Known>>>,
+}
+
+struct Known {
+    client: Client,
+    answers: mpsc::UnboundedSender<Answer>,
 }
 
 /// What a message leads to.
@@ -35,16 +44,28 @@ struct Answer {
 impl Echo {
     fn act(&self, socket: &Socket, arrive: impl FnOnce(&mut Client) -> Result<Answer, Malformed>) {
         let mut clients = self.clients.borrow_mut();
-        let Some(client) = clients.get_mut(&socket.number()) else { return };
+        let Some(Known { client, answers }) = clients.get_mut(&socket.number()) else { return };
         match arrive(client) {
             Ok(answer) => {
                 answer.accepts.iter().for_each(|namespace| client.accept(namespace));
                 answer.refuses.iter().for_each(|namespace| client.refuse(namespace));
-                answer.packets.into_iter().for_each(|packet| socket.send(packet.into(), Bytes::new()));
-                answer.attachments.into_iter().for_each(|bytes| socket.send_binary(bytes.into()));
+                answers.send(answer).expect("its task takes answers for as long as the client is known");
             }
             Err(Malformed(_)) => socket.close(None),
         }
+    }
+}
+
+/// Says one answer after the other.
+async fn say(socket: Socket, mut answers: mpsc::UnboundedReceiver<Answer>) {
+    while let Some(Answer { packets, attachments, accepts, .. }) = answers.recv().await {
+        for packet in packets {
+            socket.send(packet.into(), Bytes::new());
+            if accepts.is_some() {
+                tokio::time::sleep(CONNECT_AHEAD).await;
+            }
+        }
+        attachments.into_iter().for_each(|bytes| socket.send_binary(bytes.into()));
     }
 }
 
@@ -82,11 +103,13 @@ fn echo(event: &Event<'_>) -> Option<String> {
 
 impl Application for Echo {
     fn on_open(&self, socket: &Socket) {
-        self.clients.borrow_mut().insert(socket.number(), Client::default());
+        let (answers, said) = mpsc::unbounded_channel();
+        self.clients.borrow_mut().insert(socket.number(), Known { client: Client::default(), answers });
+        tokio::task::spawn_local(say(socket.clone(), said));
         let (clients, socket) = (self.clients.clone(), socket.clone());
         tokio::task::spawn_local(async move {
             tokio::time::sleep(CONNECT_WITHIN).await;
-            if clients.borrow().get(&socket.number()).is_some_and(Client::is_idle) {
+            if clients.borrow().get(&socket.number()).is_some_and(|known| known.client.is_idle()) {
                 socket.close(None);
             }
         });
