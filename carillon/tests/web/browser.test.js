@@ -1,116 +1,23 @@
-// The demo page in a real browser: two people in one room, through a dropped connection and a killed server.
+// The demo page in a real browser, as two people use it. What happens to the network meanwhile is in survival.test.js.
 
 import assert from "node:assert/strict";
-import { mkdirSync } from "node:fs";
-import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
-import { chromium } from "playwright-core";
 import { Client, Server, waitFor } from "./server.js";
+import { DESKTOP, PHONE, SHOWN_WITHIN_MS, Tab, launch, texts } from "./tab.js";
 
-const CHROMIUM = process.env.CHROMIUM || "/usr/bin/chromium";
-const SCREENSHOTS = process.env.SCREENSHOTS || join(import.meta.dirname, "../../../target/screenshots");
 const LIMIT = { timeout: 300_000 };
-const SHOWN_WITHIN_MS = 15_000;
-/** The longest wait of the backoff, and time to start on a busy machine. */
-const BACK_WITHIN_MS = 60_000;
-
-const DESKTOP = { viewport: { width: 1280, height: 860 } };
-const PHONE = { viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
 
 let server;
 let browser;
 
 before(async () => {
-  mkdirSync(SCREENSHOTS, { recursive: true });
-  browser = await chromium.launch({
-    executablePath: CHROMIUM,
-    args: [
-      "--headless=new",
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-    ],
-  });
+  browser = await launch();
   server = await Server.start();
 });
 after(async () => {
   await browser?.close();
   await server?.remove();
 });
-
-/** One person at one screen: a browser context of their own, with the page open and live. */
-class Tab {
-  /** What came over the page's WebSockets, and what it sent, in order. */
-  received = [];
-  sent = [];
-  /** Anything that must not happen in a page: exceptions, and what its content security policy refused. */
-  complaints = [];
-
-  static async open(link, options = DESKTOP) {
-    const tab = new Tab();
-    tab.context = await browser.newContext({ colorScheme: "light", locale: "en-GB", ...options });
-    tab.page = await tab.context.newPage();
-    tab.page.setDefaultTimeout(SHOWN_WITHIN_MS);
-    tab.page.on("pageerror", (error) => tab.complaints.push(String(error)));
-    tab.page.on("console", (entry) => /content security policy/i.test(entry.text()) && tab.complaints.push(entry.text()));
-    tab.page.on("websocket", (socket) => {
-      socket.on("framereceived", ({ payload }) => tab.received.push(JSON.parse(payload)));
-      socket.on("framesent", ({ payload }) => tab.sent.push(JSON.parse(payload)));
-    });
-    await tab.page.goto(link);
-    return tab;
-  }
-
-  async live(withinMs = SHOWN_WITHIN_MS) {
-    await this.page.waitForSelector('body[data-state="live"]', { timeout: withinMs });
-    return this;
-  }
-
-  async type(text) {
-    await this.page.fill("#text", text);
-    await this.page.press("#text", "Enter");
-  }
-
-  /** The log as a person reads it, dividers left out. */
-  async log() {
-    return this.page.$$eval("#log .message", (items) =>
-      items.map((item) => ({
-        offset: Number(item.dataset.offset),
-        own: item.classList.contains("own"),
-        // A text on its way to the server, or from it, is not there yet.
-        text: item.matches(".pending, .fetching") ? null : item.querySelector(".bubble").textContent,
-      })),
-    );
-  }
-
-  /** The log, once at least this many messages are shown and none is on its way. */
-  async logOf(count) {
-    let log = [];
-    const find = async () => {
-      log = await this.log();
-      return log.length >= count && log.every(({ text }) => text !== null) && log;
-    };
-    return waitFor(find, BACK_WITHIN_MS, () => `${count} messages; shown: ${JSON.stringify(log)}`);
-  }
-
-  async missed() {
-    return (await this.page.waitForSelector("#log .missed")).textContent();
-  }
-
-  async screenshot(name) {
-    await this.page.mouse.move(0, 0);
-    await this.page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), animations: "disabled" });
-  }
-
-  async close() {
-    assert.deepEqual(this.complaints, []);
-    await this.context.close();
-  }
-}
 
 /** The ready links, in another room, so that each test starts with an empty one. */
 function linksTo(room) {
@@ -122,11 +29,9 @@ function linksTo(room) {
   });
 }
 
-const texts = (log) => log.map(({ offset, text }) => `#${offset} ${text}`);
-
 describe("the page", LIMIT, () => {
   it("brings a message to the other tab, once", async () => {
-    const [ada, grace] = await Promise.all(server.links.map((link) => Tab.open(link).then((tab) => tab.live())));
+    const [ada, grace] = await Promise.all(server.links.map((link) => Tab.open(browser, link).then((tab) => tab.live())));
     assert.match(ada.page.url(), /#room=lobby$/);
     assert.ok(!ada.page.url().includes("token"), "the token is taken out of the address");
     await ada.page.waitForSelector("#empty:not([hidden])");
@@ -147,7 +52,7 @@ describe("the page", LIMIT, () => {
   });
 
   it("tells who is typing", async () => {
-    const [ada, grace] = await Promise.all(linksTo("typing").map((link) => Tab.open(link).then((tab) => tab.live())));
+    const [ada, grace] = await Promise.all(linksTo("typing").map((link) => Tab.open(browser, link).then((tab) => tab.live())));
     await ada.page.waitForSelector("#empty:not([hidden])");
     await grace.page.waitForSelector("#empty:not([hidden])");
     await ada.page.locator("#text").pressSequentially("I was about to");
@@ -159,7 +64,7 @@ describe("the page", LIMIT, () => {
   });
 
   it("tells who is here", async () => {
-    const [ada, grace] = await Promise.all(linksTo("here").map((link) => Tab.open(link).then((tab) => tab.live())));
+    const [ada, grace] = await Promise.all(linksTo("here").map((link) => Tab.open(browser, link).then((tab) => tab.live())));
     const people = (tab) => tab.page.getByRole("list", { name: "Here" }).getByRole("listitem").allTextContents();
     const isHere = (tab, names) => waitFor(async () => (await people(tab)).join() === names, SHOWN_WITHIN_MS, () => names);
     await Promise.all([isHere(ada, "Aada,Ggrace"), isHere(grace, "Ggrace,Aada")]);
@@ -170,7 +75,7 @@ describe("the page", LIMIT, () => {
 
   it("shows what was missed after a drop", async () => {
     const [link] = linksTo("dropped");
-    const ada = await (await Tab.open(link)).live();
+    const ada = await (await Tab.open(browser, link)).live();
     const grace = await Client.connect(server, server.token("grace"));
     await ada.type("before");
     await ada.logOf(1);
@@ -202,36 +107,9 @@ describe("the page", LIMIT, () => {
     await ada.close();
   });
 
-  it("survives a killed server, nothing missing, nothing twice", async () => {
-    const [ada, grace] = await Promise.all(linksTo("killed").map((link) => Tab.open(link).then((tab) => tab.live())));
-    for (let n = 1; n <= 3; n += 1) {
-      await ada.type(`ada ${n}`);
-      await grace.type(`grace ${n}`);
-    }
-    await Promise.all([ada.logOf(6), grace.logOf(6)]);
-
-    // Some of these reach the server before it dies, some don't, and of some the page can't know.
-    await Promise.all([ada.type("ada just before"), grace.type("grace just before"), server.kill()]);
-    for (const tab of [ada, grace]) await tab.page.waitForSelector('body:not([data-state="live"])');
-    await ada.type("ada meanwhile");
-    await grace.type("grace meanwhile");
-    await server.start();
-
-    await Promise.all([ada.live(BACK_WITHIN_MS), grace.live(BACK_WITHIN_MS)]);
-    const [seenByAda, seenByGrace] = await Promise.all([ada.logOf(10), grace.logOf(10)]);
-    assert.deepEqual(texts(seenByAda), texts(seenByGrace));
-    assert.deepEqual(seenByAda.map(({ offset }) => offset), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
-    const said = ["ada", "grace"].flatMap((who) => ["1", "2", "3", "just before", "meanwhile"].map((what) => `${who} ${what}`));
-    assert.deepEqual(seenByAda.map(({ text }) => text).sort(), said.sort());
-    for (const [tab, name] of [[ada, "ada"], [grace, "grace"]]) {
-      for (const { own, text } of await tab.log()) assert.equal(own, text.startsWith(name), text);
-    }
-    await Promise.all([ada.close(), grace.close()]);
-  });
-
   it("has its own messages back after a reload", async () => {
     const [link] = linksTo("reloaded");
-    const ada = await (await Tab.open(link)).live();
+    const ada = await (await Tab.open(browser, link)).live();
     for (const text of ["one", "two"]) await ada.type(text);
     const before = await ada.logOf(2);
     await ada.page.reload();
@@ -241,7 +119,7 @@ describe("the page", LIMIT, () => {
 
   it("counts what is unread in other rooms", async () => {
     const [link] = linksTo("reading");
-    const ada = await (await Tab.open(link)).live();
+    const ada = await (await Tab.open(browser, link)).live();
     const grace = await Client.connect(server, server.token("grace"));
     await waitFor(() => ada.received.some(({ type, room }) => type === "joined" && room === "support"), SHOWN_WITHIN_MS, () => "joining");
     for (const payload of [{ text: "a question" }, "plain", { any: ["JSON"] }]) await grace.ask({ type: "broadcast", room: "support", payload });
@@ -256,7 +134,7 @@ describe("the page", LIMIT, () => {
   });
 
   it("explains how to come in", async () => {
-    const stranger = await Tab.open(server.url, { ...PHONE });
+    const stranger = await Tab.open(browser, server.url, { ...PHONE });
     await stranger.page.getByRole("heading", { name: "It’s running. Now come in." }).waitFor();
     await stranger.screenshot("welcome");
     await stranger.page.getByLabel("Token").fill("nonsense");
@@ -273,8 +151,8 @@ describe("the page", LIMIT, () => {
 
   it("looks like something for a website", async () => {
     const links = linksTo("launch");
-    const ada = await (await Tab.open(links[0])).live();
-    const grace = await (await Tab.open(links[1], { ...DESKTOP, colorScheme: "dark" })).live();
+    const ada = await (await Tab.open(browser, links[0])).live();
+    const grace = await (await Tab.open(browser, links[1], { ...DESKTOP, colorScheme: "dark" })).live();
     let count = 0;
     const say = async (tab, ...lines) => {
       for (const line of lines) {
@@ -298,7 +176,7 @@ describe("the page", LIMIT, () => {
     await grace.screenshot("desktop-dark");
     await ada.screenshot("desktop-light");
 
-    const phone = await (await Tab.open(links[0], { ...PHONE })).live();
+    const phone = await (await Tab.open(browser, links[0], { ...PHONE })).live();
     await phone.logOf(count);
     const width = await phone.page.evaluate(() => document.scrollingElement.scrollWidth);
     assert.ok(width <= 360, `the page is ${width} px wide on a phone of 360 px`);

@@ -1,0 +1,105 @@
+// The demo page in a real browser, as a person sees it. Knows nothing of what the tests are about.
+
+import assert from "node:assert/strict";
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+import { waitFor } from "./server.js";
+
+const CHROMIUM = process.env.CHROMIUM || "/usr/bin/chromium";
+const SCREENSHOTS = process.env.SCREENSHOTS || join(import.meta.dirname, "../../../target/screenshots");
+export const SHOWN_WITHIN_MS = 15_000;
+/** The longest wait of the backoff, and time to start on a busy machine. */
+export const BACK_WITHIN_MS = 60_000;
+
+export const DESKTOP = { viewport: { width: 1280, height: 860 } };
+export const PHONE = { viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
+
+export async function launch() {
+  mkdirSync(SCREENSHOTS, { recursive: true });
+  return chromium.launch({
+    executablePath: CHROMIUM,
+    args: [
+      "--headless=new",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+    ],
+  });
+}
+
+/** One person at one screen: a browser context of their own, with the page open and live. */
+export class Tab {
+  /** What came over the page's WebSockets, and what it sent, in order. */
+  received = [];
+  sent = [];
+  /** Anything that must not happen in a page: exceptions, and what its content security policy refused. */
+  complaints = [];
+
+  static async open(browser, link, options = DESKTOP) {
+    const tab = new Tab();
+    tab.context = await browser.newContext({ colorScheme: "light", locale: "en-GB", ...options });
+    tab.page = await tab.context.newPage();
+    tab.page.setDefaultTimeout(SHOWN_WITHIN_MS);
+    tab.page.on("pageerror", (error) => tab.complaints.push(String(error)));
+    tab.page.on("console", (entry) => /content security policy/i.test(entry.text()) && tab.complaints.push(entry.text()));
+    tab.page.on("websocket", (socket) => {
+      socket.on("framereceived", ({ payload }) => tab.received.push(JSON.parse(payload)));
+      socket.on("framesent", ({ payload }) => tab.sent.push(JSON.parse(payload)));
+    });
+    await tab.page.goto(link);
+    return tab;
+  }
+
+  async live(withinMs = SHOWN_WITHIN_MS) {
+    await this.page.waitForSelector('body[data-state="live"]', { timeout: withinMs });
+    return this;
+  }
+
+  async type(text) {
+    await this.page.fill("#text", text);
+    await this.page.press("#text", "Enter");
+  }
+
+  /** The log as a person reads it, dividers left out. */
+  async log() {
+    return this.page.$$eval("#log .message", (items) =>
+      items.map((item) => ({
+        offset: Number(item.dataset.offset),
+        own: item.classList.contains("own"),
+        // A text on its way to the server, or from it, is not there yet.
+        text: item.matches(".pending, .fetching") ? null : item.querySelector(".bubble").textContent,
+      })),
+    );
+  }
+
+  /** The log, once at least this many messages are shown and none is on its way. */
+  async logOf(count) {
+    let log = [];
+    const find = async () => {
+      log = await this.log();
+      return log.length >= count && log.every(({ text }) => text !== null) && log;
+    };
+    return waitFor(find, BACK_WITHIN_MS, () => `${count} messages; shown: ${JSON.stringify(log)}`);
+  }
+
+  async missed() {
+    return (await this.page.waitForSelector("#log .missed")).textContent();
+  }
+
+  async screenshot(name) {
+    await this.page.mouse.move(0, 0);
+    await this.page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), animations: "disabled" });
+  }
+
+  async close() {
+    assert.deepEqual(this.complaints, []);
+    await this.context.close();
+  }
+}
+
+export const texts = (log) => log.map(({ offset, text }) => `#${offset} ${text}`);
