@@ -1,4 +1,4 @@
-//! The command line: `carillon dev`, `carillon serve`, `carillon token`.
+//! The command line: `carillon dev`, `carillon serve`, and what one does with a running one.
 
 mod commands;
 
@@ -34,6 +34,11 @@ enum Command {
         #[command(flatten)]
         settings: SettingsArgs,
     },
+    /// Asks the one that runs here with these settings whether it is ready: exit code 0 if so, else 1.
+    Health {
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
     /// Prints a token, and nothing else.
     Token(commands::token::Args),
     /// Puts load on a running server and checks what comes back.
@@ -48,6 +53,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Dev { settings } => with(&settings, |settings| commands::serve::run(Mode::Dev, settings)),
         Command::Serve { settings } => with(&settings, |settings| commands::serve::run(Mode::Serve, settings)),
+        Command::Health { settings } => with(&settings, |settings| service::health(Program::AllInOne, &settings)),
         Command::Load(args) => commands::load::run(&args),
         Command::Token(args) => with(&args.settings, |settings| commands::token::run(&args, settings)),
     }

@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
 };
 
-use process::{PATIENCE, Process, output, start};
+use process::{PATIENCE, Process, command, output, start_command};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_carillon-gateway");
 
@@ -18,8 +18,13 @@ fn nowhere() -> SocketAddr {
 }
 
 fn start_alone() -> Process {
+    start_with(&[])
+}
+
+fn start_with(environment: &[(&str, &str)]) -> Process {
     let (nats, auth) = (format!("--nats-url=nats://{}", nowhere()), format!("--auth-url=http://{}", nowhere()));
-    start(BINARY, &["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", &nats, &auth, "--set", "drain.window_ms=0"])
+    let args = ["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", &nats, &auth, "--set", "drain.window_ms=0"];
+    start_command(command(BINARY, &args).envs(environment.iter().copied()))
 }
 
 /// The close frame that a client gets.
@@ -52,6 +57,35 @@ fn lone_gateway_is_unavailable() {
         assert!(metrics.contains(line), "{line} not in {metrics}");
     }
     gateway.terminate();
+    assert_eq!(gateway.exit_code(), Some(0));
+}
+
+#[test]
+fn health_is_an_exit_code() {
+    let gateway = start_alone();
+    let asked = output(BINARY, &["--health", &format!("--admin-listen={}", gateway.address("admin"))]);
+    assert_eq!(asked.status.code(), Some(1), "the first start is not done without NATS");
+    assert!(String::from_utf8_lossy(&asked.stderr).contains("starting"), "{asked:?}");
+    let nobody = output(BINARY, &["--health", &format!("--admin-listen={}", nowhere())]);
+    assert_eq!(nobody.status.code(), Some(1));
+}
+
+/// As systemd does it (sd_notify(3)).
+#[test]
+fn supervisor_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let heard = || {
+        let mut text = [0; 64];
+        let count = socket.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..count]).into_owned()
+    };
+    let mut gateway = start_with(&[("NOTIFY_SOCKET", path.to_str().unwrap())]);
+    assert_eq!(heard(), "READY=1");
+    gateway.terminate();
+    assert_eq!(heard(), "STOPPING=1");
     assert_eq!(gateway.exit_code(), Some(0));
 }
 

@@ -8,9 +8,11 @@ pub mod kv;
 pub mod log;
 
 pub mod admin;
+pub mod health;
 pub mod logging;
 pub mod nats;
 pub mod pem;
 pub mod service;
 pub mod settings;
 pub mod shutdown;
+mod supervisor;

@@ -29,11 +29,13 @@ use tokio::task::JoinHandle;
 use crate::{
     admin::{Admin, Readiness},
     bus::AwaitedBus,
+    health,
     kv::NatsBuckets,
     logging,
     nats::{ConnectError, Nats},
     settings::{Program, Settings, SettingsArgs},
     shutdown::Shutdown,
+    supervisor,
 };
 
 /// Exit code of bad settings or usage (`EX_USAGE` of sysexits.h).
@@ -85,12 +87,35 @@ pub fn main<F>(program: Program, about: &'static str, work: impl FnOnce(Process)
 where
     F: Future<Output = Result<(), Failure>>,
 {
-    let command = clap::Command::new(program.name()).version(env!("CARGO_PKG_VERSION")).about(about);
-    let parsed = SettingsArgs::augment_args(command).try_get_matches().and_then(|found| SettingsArgs::from_arg_matches(&found));
-    match parsed.map(|args| Settings::load(program, &args)) {
-        Ok(Ok(settings)) => run(program, settings, work),
-        Ok(Err(error)) => Failure::settings(error).exit(program.name()),
+    let command = clap::Command::new(program.name()).version(env!("CARGO_PKG_VERSION")).about(about).arg(
+        clap::Arg::new(HEALTH)
+            .long(HEALTH)
+            .action(clap::ArgAction::SetTrue)
+            .help("Ask the one that runs here with these settings whether it is ready, and end: 0 if so, else 1"),
+    );
+    let parsed = SettingsArgs::augment_args(command)
+        .try_get_matches()
+        .and_then(|found| Ok((found.get_flag(HEALTH), SettingsArgs::from_arg_matches(&found)?)));
+    match parsed.map(|(asks, args)| (asks, Settings::load(program, &args))) {
+        Ok((true, Ok(settings))) => health(program, &settings),
+        Ok((false, Ok(settings))) => run(program, settings, work),
+        Ok((_, Err(error))) => Failure::settings(error).exit(program.name()),
         Err(error) => usage(&error),
+    }
+}
+
+/// The flag of the services that asks instead of starting.
+const HEALTH: &str = "health";
+
+/// Asks the process that runs here with the same settings whether it is ready, says so, and gives the exit code of a health
+/// check.
+pub fn health(program: Program, settings: &Settings) -> ExitCode {
+    match health::ask(settings.admin_listen) {
+        Ok(()) => {
+            println!("ready");
+            ExitCode::SUCCESS
+        }
+        Err(problem) => Failure::World(problem).exit(program.name()),
     }
 }
 
@@ -108,6 +133,11 @@ where
     let ended = runtime.block_on(async {
         let shutdown = Shutdown::on_signals().map_err(|error| Failure::World(format!("can't listen to signals: {error}")))?;
         let readiness = Readiness::new(shutdown.token());
+        let draining = shutdown.clone();
+        tokio::spawn(async move {
+            draining.draining().await;
+            supervisor::stopping();
+        });
         work(Process { settings, shutdown: shutdown.clone(), readiness }).await?;
         Ok(shutdown.exit_code())
     });
@@ -210,7 +240,7 @@ impl Process {
         Ok(address)
     }
 
-    /// Tells whoever started the process, in one line on stdout, that it is up and where; `more` follows it. A process
+    /// Tells whoever started the process (in one line on stdout, and a supervisor in its own way) that it is up and where; `more` follows it. A process
     /// that ends already says nothing.
     pub fn announce(&self, listen: Option<SocketAddr>, admin: SocketAddr, more: &str) {
         if self.shutdown.is_draining() {
@@ -220,6 +250,7 @@ impl Process {
         // Whoever reads this line may have gone: that ends nothing.
         let _ = write!(std::io::stdout(), "ready {listen}admin={admin}\n{more}");
         let _ = std::io::stdout().flush();
+        supervisor::ready();
     }
 }
 

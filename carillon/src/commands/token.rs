@@ -13,9 +13,9 @@ use crate::{fail, refuse};
 /// Issues a token with the key of the settings, or the one that `carillon dev` made in the data folder.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The user.
-    #[arg(long)]
-    sub: String,
+    /// The user; given several times, each gets a token, on a line of its own.
+    #[arg(long, required = true)]
+    sub: Vec<String>,
     /// How long it is valid: `30s`, `15m`, `1h`, `7d`.
     #[arg(long, default_value = "1h")]
     ttl: String,
@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// A small object that presence shows.
     #[arg(long, value_name = "JSON")]
     info: Option<String>,
+    /// Print links to this page instead, with the token behind the `#`, where only the browser sees it.
+    #[arg(long, value_name = "URL")]
+    page: Option<String>,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
 }
@@ -59,14 +62,19 @@ pub(crate) fn run(args: &Args, mut settings: Settings) -> ExitCode {
         Ok(authority) => authority,
         Err(error) => return refuse(error),
     };
-    let request = IssueRequest { sub: args.sub.clone(), ttl_s: ttl.as_secs(), grants, info };
-    match futures_util::FutureExt::now_or_never(authority.issue(request)) {
-        Some(Ok(issued)) => {
-            println!("{}", issued.token);
-            ExitCode::SUCCESS
+    let mut lines = String::new();
+    for sub in &args.sub {
+        let request = IssueRequest { sub: sub.clone(), ttl_s: ttl.as_secs(), grants: grants.clone(), info: info.clone() };
+        match futures_util::FutureExt::now_or_never(authority.issue(request)) {
+            Some(Ok(issued)) => match &args.page {
+                Some(page) => lines += &format!("{sub:<6} {page}#token={}\n", issued.token),
+                None => lines += &format!("{}\n", issued.token),
+            },
+            Some(Err(IssueError::Invalid(error))) => return refuse(error),
+            Some(Err(IssueError::Unavailable(error))) => return fail(error),
+            None => return fail("the key did not answer"),
         }
-        Some(Err(IssueError::Invalid(error))) => refuse(error),
-        Some(Err(IssueError::Unavailable(error))) => fail(error),
-        None => fail("the key did not answer"),
     }
+    print!("{lines}");
+    ExitCode::SUCCESS
 }

@@ -133,6 +133,18 @@ async fn dev_is_ready_with_two_links() {
 }
 
 #[tokio::test]
+async fn health_is_an_exit_code() {
+    let server = Server::embedded().await;
+    let admin = server.admin.to_string();
+    let (code, stdout, _) = run(&["health"], &[("admin_listen", &admin)]).await;
+    assert_eq!((code, stdout.as_str()), (Some(0), "ready\n"));
+    drop(server);
+    let (code, stdout, stderr) = run(&["health"], &[("admin_listen", &admin)]).await;
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.contains(&admin), "{stderr}");
+}
+
+#[tokio::test]
 async fn serve_shows_no_page() {
     let server = Server::bare(Shape::Serve, &[("jwt.secret", SECRET), ("origins", ORIGIN)]).await;
     assert_eq!(get(server.listen, "/").await.status, 404);
@@ -155,6 +167,11 @@ async fn token_command_prints_a_token() {
     grace.join("chat:1").await;
     grace.ask("join", "news", "").await;
     grace.expect_error("forbidden").await;
+
+    let several = ["token", "--sub", "ada", "--sub", "grace", "--page", "https://chat.example/"];
+    let (code, links, _) = run(&several, &[("data_dir", folder)]).await;
+    let links: Vec<_> = links.lines().collect();
+    assert!(code == Some(0) && links.len() == 2 && links[1].starts_with("grace  https://chat.example/#token=ey"), "{links:?}");
 
     for wrong in [
         &["token"][..],

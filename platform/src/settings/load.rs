@@ -125,6 +125,9 @@ pub(super) fn environment_name(setting: &str) -> String {
 
 const PREFIX: &str = "CARILLON_";
 
+/// A variable with this behind its name holds the path of a file, and the file the value.
+const FILE_SUFFIX: &str = "_FILE";
+
 /// These belong to the client commands.
 const NOT_SETTINGS: [&str; 2] = ["CARILLON_URL", "CARILLON_TOKEN"];
 
@@ -172,13 +175,26 @@ impl Loader {
             .collect();
         // The order of an environment is chance; which of two mistakes is reported first should not be.
         ours.sort();
+        let twice = ours.iter().find(|(name, _)| ours.iter().any(|(other, _)| other.strip_suffix(FILE_SUFFIX) == Some(name)));
+        if let Some((name, _)) = twice {
+            return Err(SettingsError::Malformed {
+                setting: name.clone(),
+                origin: Box::new(Source::Environment(format!("{name}{FILE_SUFFIX}"))),
+                expected: "one of the two variables".to_owned(),
+                found: "both".to_owned(),
+            });
+        }
         ours.iter().try_for_each(|(name, value)| self.variable(name, value))
     }
 
     fn variable(&mut self, name: &str, value: &OsString) -> Result<(), SettingsError> {
         let origin = Source::Environment(name.to_owned());
         let names: Vec<_> = self.table.iter().map(|known| (environment_name(&known.name), known.name.clone())).collect();
-        let Some((_, setting)) = names.iter().find(|(variable, _)| variable == name) else {
+        let find = |name: &str| names.iter().find(|(variable, _)| variable == name);
+        let Some((_, setting)) = find(name) else {
+            if let Some((_, setting)) = name.strip_suffix(FILE_SUFFIX).and_then(find) {
+                return self.variable_file(setting, Path::new(value), &origin);
+            }
             let tails = names.iter().map(|(variable, _)| &variable[PREFIX.len()..]);
             let nearest = nearest(&name[PREFIX.len()..], tails).map(|tail| format!("{PREFIX}{tail}"));
             return Err(SettingsError::Unknown { setting: name.to_owned(), origin: Box::new(origin), nearest });
@@ -192,6 +208,25 @@ impl Loader {
                 found: "other bytes".to_owned(),
             }),
         }
+    }
+
+    /// A variable that names the file with the value, as secrets come into containers.
+    fn variable_file(&mut self, setting: &str, path: &Path, origin: &Source) -> Result<(), SettingsError> {
+        let malformed = |expected: &str, found: String| SettingsError::Malformed {
+            setting: setting.to_owned(),
+            origin: Box::new(origin.clone()),
+            expected: expected.to_owned(),
+            found,
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| malformed("a file with the value", format!("{}: {error}", path.display())))?;
+        // Editors and `echo` end a file with a line break that nobody means.
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        self.set(setting, &Raw::Text(text), origin).map_err(|error| match error {
+            SettingsError::Malformed { expected, .. } => malformed(&expected, format!("(not shown: in {})", path.display())),
+            other => other,
+        })
     }
 
     fn flags(&mut self, args: &SettingsArgs) -> Result<(), SettingsError> {

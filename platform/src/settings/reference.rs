@@ -19,7 +19,7 @@ pub fn reference() -> String {
 pub(super) fn help() -> String {
     let mut text = String::from(
         "All settings, for --set NAME=VALUE, the file of --config, or the environment (CARILLON_ and the name in capitals, dots \
-         as two underscores):\n",
+         as two underscores; with _FILE behind it, the path of a file with the value):\n",
     );
     for row in rows() {
         text.push_str(&format!("\n  {} [{}]\n      {}\n", row.name, row.default.replace('`', ""), row.meaning.replace('`', "")));
@@ -37,7 +37,8 @@ theirs. Sources, each over the one before:
 
 1. the defaults below
 2. `--config file.toml`: `limits.frame_bytes` is `frame_bytes` in the table `[limits]`
-3. the environment; an empty variable is unset
+3. the environment; an empty variable is unset; with `_FILE` behind its name, a variable holds the path of a file with the value, as for
+   secrets (`CARILLON_JWT__SECRET_FILE`)
 4. flags: `--set limits.frame_bytes=1024` for any of them, and flags of their own for the common ones (`--help`)
 
 In the environment and in flags a list is JSON or separated by commas; `retention` and `jwt.default_grants` are JSON. Paths

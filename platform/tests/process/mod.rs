@@ -38,7 +38,11 @@ pub(crate) fn output(binary: &str, args: &[&str]) -> Output {
 }
 
 pub(crate) fn start(binary: &str, args: &[&str]) -> Process {
-    let mut child = command(binary, args).stdout(Stdio::piped()).spawn().unwrap();
+    start_command(&mut command(binary, args))
+}
+
+pub(crate) fn start_command(command: &mut Command) -> Process {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut ready = String::new();
     stdout.read_line(&mut ready).unwrap();

@@ -253,6 +253,23 @@ fn foreign_variables_are_ignored() {
 }
 
 #[test]
+fn variables_may_name_a_file() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"01234567890123456789012345678901\r\n").unwrap();
+    let path: &'static str = Box::leak(file.path().to_str().unwrap().to_owned().into_boxed_str());
+    let settings = environment("CARILLON_JWT__SECRET_FILE", path).unwrap();
+    assert_eq!(settings.jwt.secret.unwrap().expose().len(), 32, "the line break at the end is not meant");
+
+    let both = vec![("CARILLON_JWT__SECRET_FILE", path), ("CARILLON_JWT__SECRET", "01234567890123456789012345678901")];
+    assert_says(Start { environment: both, ..Start::default() }.load(), &["CARILLON_JWT__SECRET_FILE", "both"]);
+    assert_says(environment("CARILLON_JWT__SECRET_FILE", "/nowhere/secret"), &["jwt.secret", "/nowhere/secret"]);
+    assert_says(environment("CARILLON_NONSENSE_FILE", path), &["unknown setting CARILLON_NONSENSE_FILE"]);
+    // What is in the file stays there.
+    let message = environment("CARILLON_LISTEN_FILE", path).unwrap_err();
+    assert!(message.contains(path) && !message.contains("0123456789"), "{message}");
+}
+
+#[test]
 fn secrets_are_never_printed() {
     const SHORT: &str = "hunter2";
     for result in [
