@@ -21,6 +21,7 @@ pub(crate) fn run(steps: &mut Steps) -> Result<()> {
         tools::check_node()?;
         tools::install_node_packages(tools::WEB_TESTS)?;
         tools::install_node_packages(tools::CLIENT)?;
+        tools::install_node_packages(tools::EXAMPLES)?;
         chromium = Some(tools::find_or_install_chromium()?);
         Ok(())
     })?;

@@ -14,6 +14,9 @@ pub(crate) const WEB_TESTS: &str = "carillon/tests/web";
 /// The TypeScript client, with tests that need no server.
 pub(crate) const CLIENT: &str = "clients/typescript";
 
+/// The examples, which share their packages.
+pub(crate) const EXAMPLES: &str = "examples";
+
 /// The oldest Node whose test runner knows what the tests use.
 const NODE_MAJOR_MIN: u32 = 20;
 

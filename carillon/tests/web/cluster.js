@@ -13,7 +13,7 @@ const FOLDER = dirname(process.env.CARILLON_BIN ?? "");
 const NATS = process.env.CARILLON_NATS_SERVER;
 const START_WITHIN_MS = 30_000;
 
-async function freePort() {
+export async function freePort() {
   const server = net.createServer().listen(0, "127.0.0.1");
   await new Promise((resolve) => server.once("listening", resolve));
   const { port } = server.address();
