@@ -9,6 +9,7 @@ use std::{
 use carillon_platform::{
     auth::{IssueError, IssueRequest, Issued, TokenIssuer, TokenVerifier, VerifyError},
     settings::Settings,
+    telemetry::{Figures, Reading, Unit},
 };
 use carillon_proto::{
     claims::{Claims, Grant, Operation},
@@ -77,11 +78,6 @@ impl Authority {
     /// The public keys that tokens are checked with, as a JSON Web Key Set (RFC 7517, section 5). The secret is no part of it.
     pub fn public_keys(&self) -> String {
         serde_json::to_string(&self.keys.published()).expect("a key set is JSON")
-    }
-
-    /// The Prometheus text of what it counts.
-    pub fn metrics(&self) -> String {
-        self.keys.remote.as_ref().map(|remote| remote.metrics()).unwrap_or_default()
     }
 
     /// [`TokenVerifier::verify`] at a time, in Unix milliseconds, by the keys at hand. Tokens without grants get
@@ -262,6 +258,16 @@ struct NewClaims<'a> {
 pub(crate) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
     u64::try_from(now.as_millis()).expect("the clock is before the year 584 million")
+}
+
+impl Figures for Authority {
+    fn read(&self, to: &mut Reading) {
+        let remote = self.keys.remote.as_ref();
+        let (fetched, failed, keys) = remote.map_or((0, 0, 0), |remote| remote.counts());
+        let outcomes = [("good", fetched), ("failed", failed)];
+        to.counters("carillon.jwks.fetches", "Looks at jwt.jwks_url, by outcome.", "outcome", outcomes);
+        to.gauge("carillon.jwks.keys", "Usable keys of the last good set.", Unit::Count, keys as f64);
+    }
 }
 
 impl TokenVerifier for Authority {

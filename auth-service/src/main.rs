@@ -24,10 +24,13 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let listener = service::bind("--listen", process.settings.listen)?;
     let listen = service::local_address(&listener)?;
     let counters = auth.counters();
-    let (keys, metrics) = (authority.clone(), authority.clone());
+    let (keys, figures) = (authority.clone(), authority.clone());
+    let bus = nats.bus.clone();
     let admin = process.serve_admin(|admin| {
         admin
-            .metrics(move || counters.metrics() + &metrics.metrics())
+            .figures(counters)
+            .figures(figures)
+            .figures(bus)
             .route("/.well-known/jwks.json", move || admin::json("application/jwk-set+json", keys.public_keys()))
     })?;
     tokio::spawn(authority.clone().keep_keys());

@@ -197,19 +197,8 @@ impl RemoteKeys {
         let _ = timeout(patience, looks.wait_for(|looks| looks.has_keys)).await;
     }
 
-    /// The Prometheus text of its counters.
-    pub(crate) fn metrics(&self) -> String {
-        format!(
-            "# HELP carillon_jwks_fetches_total Looks at jwt.jwks_url, by outcome.\n\
-             # TYPE carillon_jwks_fetches_total counter\n\
-             carillon_jwks_fetches_total{{outcome=\"good\"}} {}\n\
-             carillon_jwks_fetches_total{{outcome=\"failed\"}} {}\n\
-             # HELP carillon_jwks_keys Usable keys of the last good set.\n\
-             # TYPE carillon_jwks_keys gauge\n\
-             carillon_jwks_keys {}\n",
-            self.fetched.load(Relaxed),
-            self.failed.load(Relaxed),
-            self.keys().len(),
-        )
+    /// Looks that were good, looks that failed, and keys now.
+    pub(crate) fn counts(&self) -> (u64, u64, usize) {
+        (self.fetched.load(Relaxed), self.failed.load(Relaxed), self.keys().len())
     }
 }

@@ -16,6 +16,7 @@ use carillon_platform::{
     pem::{self, BadPem},
     settings,
     shutdown::Shutdown,
+    telemetry::{Figures, Reading},
 };
 use carillon_proto::auth::{
     IssueRequest, IssueResponse, PublicKeysRequest, PublicKeysResponse, RevokeRequest, RevokeResponse, VerifyRequest,
@@ -230,25 +231,16 @@ fn json(name: &str, text: &str) -> Result<Option<serde_json::Value>, Status> {
     serde_json::from_str(text).map(Some).map_err(|error| Status::invalid_argument(format!("{name}: expected JSON: {error}")))
 }
 
-impl Counters {
-    /// The Prometheus text of all of them.
-    pub fn metrics(&self) -> String {
-        let [accepted, refused] = [&self.accepted, &self.refused].map(|count| count.load(Relaxed));
-        let [revoked, not_revoked] = [&self.revoked, &self.not_revoked].map(|count| count.load(Relaxed));
-        let [issued, not_issued] = [&self.issued, &self.not_issued].map(|count| count.load(Relaxed));
-        format!(
-            "# HELP carillon_verifications_total Tokens checked, by outcome.\n\
-             # TYPE carillon_verifications_total counter\n\
-             carillon_verifications_total{{outcome=\"accepted\"}} {accepted}\n\
-             carillon_verifications_total{{outcome=\"refused\"}} {refused}\n\
-             # HELP carillon_issues_total Requests for a token, by outcome.\n\
-             # TYPE carillon_issues_total counter\n\
-             carillon_issues_total{{outcome=\"issued\"}} {issued}\n\
-             carillon_issues_total{{outcome=\"refused\"}} {not_issued}\n\
-             # HELP carillon_revocation_requests_total Requests to take tokens back, by outcome.\n\
-             # TYPE carillon_revocation_requests_total counter\n\
-             carillon_revocation_requests_total{{outcome=\"revoked\"}} {revoked}\n\
-             carillon_revocation_requests_total{{outcome=\"refused\"}} {not_revoked}\n"
-        )
+impl Figures for Counters {
+    fn read(&self, to: &mut Reading) {
+        let pair = |names: [&'static str; 2], counts: [&AtomicU64; 2]| {
+            names.into_iter().zip(counts.map(|count| count.load(Relaxed))).collect::<Vec<_>>()
+        };
+        let verified = pair(["accepted", "refused"], [&self.accepted, &self.refused]);
+        to.counters("carillon.verifications", "Tokens checked, by outcome.", "outcome", verified);
+        let issued = pair(["issued", "refused"], [&self.issued, &self.not_issued]);
+        to.counters("carillon.issues", "Requests for a token, by outcome.", "outcome", issued);
+        let revoked = pair(["revoked", "refused"], [&self.revoked, &self.not_revoked]);
+        to.counters("carillon.revocation.requests", "Requests to take tokens back, by outcome.", "outcome", revoked);
     }
 }

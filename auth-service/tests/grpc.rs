@@ -12,6 +12,7 @@ use carillon_platform::{
     auth::{CachedVerifier, GrpcVerifier, IssueError, IssueRequest, TokenIssuer, TokenVerifier, VerifyError},
     settings::{Program, Secret, Settings, Url},
     shutdown::Shutdown,
+    telemetry::{Figures, Reading},
 };
 use carillon_proto::claims::Operation;
 use serde_json::json;
@@ -104,7 +105,7 @@ async fn issued_tokens_are_verified() {
         assert_eq!(claims.info.unwrap().get(), r#"{"name":"Ada"}"#);
         assert_eq!(claims.grants.unwrap()[0].can, [Operation::Join, Operation::Publish]);
         assert!(claims.jti.is_some());
-        let metrics = running.counters.metrics();
+        let metrics = Reading::of([&*running.counters as &dyn Figures]).to_string();
         assert!(metrics.contains("carillon_verifications_total{outcome=\"accepted\"} 1\n"), "{metrics}");
         assert!(metrics.contains("carillon_issues_total{outcome=\"issued\"} 1\n"), "{metrics}");
     }

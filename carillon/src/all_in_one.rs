@@ -101,14 +101,13 @@ impl AllInOne {
         let revoker = Arc::new(Revoker::new(settings, buckets.clone(), bus.clone()));
         tokio::spawn(revocations.clone().keep(bus.clone(), buckets.clone()));
         tokio::spawn(revoker.clone().sweep());
-        let (gateway_metrics, appends) = (counters.clone(), fanout.counters.clone());
-        let (keys, authority, known) = (self.authority.clone(), self.authority.clone(), revocations.clone());
+        let keys = self.authority.clone();
         let admin = self.process.serve_admin(|admin| {
             admin
-                .metrics(move || gateway_metrics.metrics())
-                .metrics(move || appends.metrics())
-                .metrics(move || authority.metrics())
-                .metrics(move || known.metrics())
+                .figures(counters.clone())
+                .figures(fanout.counters.clone())
+                .figures(self.authority.clone())
+                .figures(revocations.clone())
                 .route("/.well-known/jwks.json", move || admin::json("application/jwk-set+json", keys.public_keys()))
         })?;
         tokio::spawn(self.authority.clone().keep_keys());

@@ -127,6 +127,12 @@ pub struct RoomCounts {
     pub repairs: u64,
     /// Publishes sent to owners, repeats not counted.
     pub publishes: u64,
+    /// Resumes (`since`) that were honoured.
+    pub recovered: u64,
+    /// Resumes that could not be, since retention took some of what was missed.
+    pub trimmed: u64,
+    /// Resumes that could not be, since the room lives another life.
+    pub other_life: u64,
 }
 
 /// A publish as the door hands it over.
@@ -387,15 +393,23 @@ impl Rooms {
         joined.flat_map(|it| it.joined.iter()).map(|joined| &self.rooms[joined.room as usize].name)
     }
 
-    /// A client says something.
-    pub fn publish(&mut self, conn: Conn, permit: &MayPublish, said: &Publishing<'_>, now: Now, doors: &mut impl Doors) {
+    /// A client says something. The number of the publish, by which its answer is known; `None` if it was refused.
+    pub fn publish(
+        &mut self,
+        conn: Conn,
+        permit: &MayPublish,
+        said: &Publishing<'_>,
+        now: Now,
+        doors: &mut impl Doors,
+    ) -> Option<u64> {
         let room = permit.room();
         let owner = &mut self.owners[room.partition().index()];
         if owner.pending.len() >= self.limits.pending_publishes
             || owner.pending_bytes + said.payload.len() > self.limits.pending_bytes
         {
             let message = "too many messages are under way";
-            return retry_later(doors, conn, message, said.reference, Some(room), 1000);
+            retry_later(doors, conn, message, said.reference, Some(room), 1000);
+            return None;
         }
         self.next_publish += 1;
         let (user, client) = doors.identity(conn);
@@ -423,6 +437,7 @@ impl Rooms {
             });
         }
         owner.queue(up::Item::Publish(publish), now.mono_ms);
+        Some(self.next_publish)
     }
 
     /// A client wants to read what is stored.

@@ -21,10 +21,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let settings = process.settings.clone();
     let nats = ComingNats::begin(&settings, Program::Fanout).await?;
     let counters = Arc::new(Counters::default());
-    let admin = process.serve_admin(|admin| {
-        let (counters, bus) = (counters.clone(), nats.bus.clone());
-        admin.metrics(move || counters.metrics()).metrics(move || bus.metrics())
-    })?;
+    let admin = process.serve_admin(|admin| admin.figures(counters.clone()).figures(nats.bus.clone()))?;
     let (bus, buckets, shutdown) = (nats.bus.clone(), nats.buckets.clone(), process.shutdown.clone());
     let owners = tokio_util::task::TaskTracker::new();
     let tracked = owners.clone();

@@ -1,9 +1,12 @@
 //! One partition's driver: takes the partition, carries inputs in and effects out, and takes it anew when the log has
 //! lost count of it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -12,6 +15,7 @@ use carillon_platform::{
     bus::Subscription,
     log::{Append, AppendError, LogError, Part, ReadLimit, ReadSpan, Stored},
     shutdown::Shutdown,
+    telemetry::{Figures, Reading, SharedHistogram, Unit},
 };
 use carillon_proto::{
     ids::{PARTITIONS, PartitionId, RoomName},
@@ -36,8 +40,6 @@ use crate::{
 /// What the owners of a process did; only ever counts up.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Messages that the log acked.
-    pub appends: AtomicU64,
     /// Batches sent to gateways.
     pub batches: AtomicU64,
     /// Batches that could not be read: another version, or a stranger on the subject.
@@ -46,6 +48,12 @@ pub struct Counters {
     pub takeovers: AtomicU64,
     /// Times that a partition was given away in good order.
     pub handovers: AtomicU64,
+    /// Times that the log did not say what became of an append, so that the partition had to be taken anew.
+    pub failed_appends: AtomicU64,
+    /// Times that the log proved to lack what it had acked.
+    pub lost_tails: AtomicU64,
+    /// From an append to the log's ack.
+    pub append_took: SharedHistogram,
     /// What is owned here.
     pub partitions: [Held; PARTITIONS as usize],
     /// Rooms in memory now.
@@ -59,6 +67,10 @@ pub struct Held {
     pub generation: AtomicU64,
     /// How long ago the lease was written.
     pub lease_age_ms: AtomicU64,
+    /// Messages that the log acked.
+    pub appends: AtomicU64,
+    /// Appends under way.
+    pub in_flight: AtomicU64,
 }
 
 /// How often a partition looks at the clock; heartbeats go out every second.
@@ -125,8 +137,12 @@ async fn hold(fanout: &Fanout, partition: PartitionId, tenure: &Tenure) -> Ended
                 match ended {
                     DriveEnd::Tenure(ended) => return ended,
                     DriveEnd::Log(AppendError::Closed(why)) => return Ended::Closed(why),
-                    DriveEnd::Log(lost) => (lost.to_string(), false),
+                    DriveEnd::Log(lost) => {
+                        fanout.counters.failed_appends.fetch_add(1, Ordering::Relaxed);
+                        (lost.to_string(), false)
+                    }
                     DriveEnd::TailLost => {
+                        fanout.counters.lost_tails.fetch_add(1, Ordering::Relaxed);
                         tracing::error!(%partition, "the log lacks what it had acked: its rooms begin another life");
                         ("the log has lost its tail".to_owned(), true)
                     }
@@ -171,6 +187,7 @@ async fn take(
         let is_same_log = lease.incarnation == opened.incarnation;
         if is_same_log {
             let Lease { acked, .. } = lease;
+            fanout.counters.lost_tails.fetch_add(1, Ordering::Relaxed);
             tracing::error!(%partition, acked, found = opened.found, "the log lacks what it had acked: its rooms begin another life");
         }
         tenure.on_acked(opened.last);
@@ -223,6 +240,8 @@ struct Driver<'f> {
     inbox: Subscription,
     next_announce_ms: u64,
     appends: FuturesOrdered<BoxFuture<'static, Result<u64, AppendError>>>,
+    /// When each of them began, in the same order.
+    began: VecDeque<Instant>,
     heads: Asked<'f, RoomName, Option<Stored>>,
     reads: Asked<'f, u64, Part>,
     trims: Asked<'f, RoomName, ()>,
@@ -233,6 +252,7 @@ struct Driver<'f> {
 impl Drop for Driver<'_> {
     fn drop(&mut self) {
         self.count_rooms(0);
+        self.held().in_flight.store(0, Ordering::Relaxed);
     }
 }
 
@@ -255,6 +275,7 @@ impl<'f> Driver<'f> {
             inbox,
             next_announce_ms: 0,
             appends: FuturesOrdered::new(),
+            began: VecDeque::new(),
             heads: FuturesUnordered::new(),
             reads: FuturesUnordered::new(),
             trims: FuturesUnordered::new(),
@@ -320,13 +341,17 @@ impl<'f> Driver<'f> {
         let now = self.clock.now();
         self.rules.on_tick(now);
         self.count_rooms(self.rules.rooms());
-        let lease_age_ms = &self.fanout.counters.partitions[self.partition.index()].lease_age_ms;
-        lease_age_ms.store(self.tenure.age_ms(), Ordering::Relaxed);
+        self.held().lease_age_ms.store(self.tenure.age_ms(), Ordering::Relaxed);
+        self.held().in_flight.store(self.rules.in_flight() as u64, Ordering::Relaxed);
         if now.mono_ms >= self.next_announce_ms && now.mono_ms < self.tenure.until_ms() {
             self.next_announce_ms = now.mono_ms + ANNOUNCE_MS;
             let owner = Owner { version: lease::VERSION, partition: u32::from(self.partition.0), generation: self.generation };
             self.fanout.bus.publish(lease::OWNERS, owner.encode_to_vec().into());
         }
+    }
+
+    fn held(&self) -> &'f Held {
+        &self.fanout.counters.partitions[self.partition.index()]
     }
 
     fn count_rooms(&mut self, now: usize) {
@@ -360,7 +385,10 @@ impl<'f> Driver<'f> {
 
     fn on_appended(&mut self, appended: Result<u64, AppendError>) -> Result<(), AppendError> {
         self.tenure.on_acked(appended?);
-        self.fanout.counters.appends.fetch_add(1, Ordering::Relaxed);
+        self.held().appends.fetch_add(1, Ordering::Relaxed);
+        if let Some(began) = self.began.pop_front() {
+            self.fanout.counters.append_took.add(began.elapsed());
+        }
         self.rules.on_appended(self.clock.now());
         Ok(())
     }
@@ -393,6 +421,7 @@ impl<'f> Driver<'f> {
         while let Some(effect) = self.rules.poll_effect(now) {
             match effect {
                 Effect::Append { room, offset, sequence, record } => {
+                    self.began.push_back(Instant::now());
                     self.appends.push_back(log.append(partition, Append { room, offset, sequence, record }));
                 }
                 Effect::Head { room } => {
@@ -429,38 +458,33 @@ fn record(stored: &Stored) -> Result<Record, LogError> {
     Ok(record)
 }
 
-impl Counters {
-    /// The Prometheus text of all of them.
-    pub fn metrics(&self) -> String {
-        let counters = [
-            ("carillon_appends_total", "Messages that the log acked.", &self.appends),
-            ("carillon_batches_sent_total", "Batches sent to gateways.", &self.batches),
-            ("carillon_batches_refused_total", "Batches that could not be read.", &self.refused_batches),
-            ("carillon_takeovers_total", "Times that a partition was taken.", &self.takeovers),
-            ("carillon_handovers_total", "Times that a partition was given away in good order.", &self.handovers),
-        ];
-        let text = |(name, help, value): (&str, &str, &AtomicU64)| {
-            format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {}\n", value.load(Ordering::Relaxed))
-        };
-        let rooms = ("carillon_partition_rooms", self.rooms.load(Ordering::Relaxed));
-        let gauge = format!("# HELP {0} Rooms in memory of their owners.\n# TYPE {0} gauge\n{0} {1}\n", rooms.0, rooms.1);
-        counters.into_iter().map(text).chain([gauge, self.held()]).collect()
-    }
-
-    fn held(&self) -> String {
-        let held = |held: &Held| held.generation.load(Ordering::Relaxed) > 0;
-        let mut text = "# HELP carillon_partition_owned Whether the partition is owned here.\n\
-                        # TYPE carillon_partition_owned gauge\n"
-            .to_owned();
-        for (partition, it) in self.partitions.iter().enumerate() {
-            text += &format!("carillon_partition_owned{{partition=\"{partition}\"}} {}\n", u64::from(held(it)));
-        }
-        text += "# HELP carillon_partitions_owned Partitions owned here.\n# TYPE carillon_partitions_owned gauge\n";
-        text += &format!("carillon_partitions_owned {}\n", self.partitions.iter().filter(|it| held(it)).count());
-        let ages = self.partitions.iter().filter(|it| held(it)).map(|it| it.lease_age_ms.load(Ordering::Relaxed));
-        text += "# HELP carillon_lease_age_seconds Age of the oldest lease held here; over 4.5 its owner is silent.\n\
-                 # TYPE carillon_lease_age_seconds gauge\n";
-        text += &format!("carillon_lease_age_seconds {}\n", ages.max().unwrap_or(0) as f64 / 1e3);
-        text
+impl Figures for Counters {
+    fn read(&self, to: &mut Reading) {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let of_all = |count: fn(&Held) -> &AtomicU64| self.partitions.iter().map(move |held| of(count(held))).enumerate();
+        let is_held = |held: &&Held| of(&held.generation) > 0;
+        to.counters("carillon.appends", "Messages that the log acked.", "partition", of_all(|held| &held.appends));
+        let help = "Appends that the log has not answered yet.";
+        to.gauges("carillon.appends.in_flight", help, "partition", of_all(|held| &held.in_flight));
+        let help = "Times that the log did not say what became of an append.";
+        to.counter("carillon.appends.failed", help, of(&self.failed_appends));
+        to.durations("carillon.log.append.duration", "Time from an append to the log's ack.", self.append_took.read());
+        to.counter("carillon.log.lost_tails", "Times that the log lacked what it had acked.", of(&self.lost_tails));
+        to.counter("carillon.batches.sent", "Batches sent to gateways.", of(&self.batches));
+        to.counter("carillon.batches.refused", "Batches that could not be read.", of(&self.refused_batches));
+        to.counter("carillon.takeovers", "Times that a partition was taken.", of(&self.takeovers));
+        let help = "Times that a partition was given away in good order.";
+        to.counter("carillon.handovers", help, of(&self.handovers));
+        let rooms = self.rooms.load(Ordering::Relaxed);
+        to.gauge("carillon.partition.rooms", "Rooms in memory of their owners.", Unit::Count, rooms as f64);
+        let owned = of_all(|held| &held.generation).map(|(partition, generation)| (partition, u64::from(generation > 0)));
+        to.gauges("carillon.partition.owned", "Whether the partition is owned here.", "partition", owned);
+        let help = "Generation of the owner here; 0 while the partition is owned elsewhere, or being taken.";
+        to.gauges("carillon.partition.generation", help, "partition", of_all(|held| &held.generation));
+        let owned = self.partitions.iter().filter(is_held).count();
+        to.gauge("carillon.partitions.owned", "Partitions owned here.", Unit::Count, owned as f64);
+        let ages = self.partitions.iter().filter(is_held).map(|held| of(&held.lease_age_ms));
+        let help = "Age of the oldest lease held here; over 4.5 its owner is silent.";
+        to.gauge("carillon.lease.age", help, Unit::Seconds, ages.max().unwrap_or(0) as f64 / 1e3);
     }
 }

@@ -37,6 +37,21 @@ pub(crate) enum Door {
     SocketIo(Box<Seat>),
 }
 
+/// What the doors are called in figures, in the order of [`Door::index`].
+pub(crate) const DOORS: [&str; 4] = ["websocket", "events", "http", "socketio"];
+
+impl Door {
+    /// Its place among [`DOORS`].
+    pub(crate) fn index(&self) -> usize {
+        match self {
+            Self::Native(_) => 0,
+            Self::Events(_) => 1,
+            Self::Request(_) => 2,
+            Self::SocketIo(_) => 3,
+        }
+    }
+}
+
 /// A message in every door's encoding, each made when the first member needs it, and shared by all of them.
 #[derive(Default)]
 pub(crate) struct Encodings {

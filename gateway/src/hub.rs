@@ -13,6 +13,7 @@ use carillon_proto::{
 use crate::{
     config::Config,
     connection::{Connection, Written},
+    counters::HubCounts,
     door::{Door, Encodings},
     events::{
         body::{Block, take_block},
@@ -55,6 +56,7 @@ pub(crate) struct Hub {
     /// Seats that had more than their limit waiting.
     over: Vec<Conn>,
     unsettled: Vec<Conn>,
+    counts: HubCounts,
 }
 
 impl Hub {
@@ -73,6 +75,7 @@ impl Hub {
             closing: Vec::new(),
             over: Vec::new(),
             unsettled: Vec::new(),
+            counts: HubCounts::default(),
         }
     }
 
@@ -262,6 +265,16 @@ impl Hub {
         self.waiting_bytes -= before - after;
     }
 
+    /// What happened so far.
+    pub(crate) fn counts(&self) -> HubCounts {
+        self.counts
+    }
+
+    /// What may wait in all outboxes together.
+    pub(crate) fn total_bytes(&self) -> usize {
+        self.total_bytes
+    }
+
     /// What waits in all outboxes together.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
@@ -314,7 +327,11 @@ impl Doors for Hub {
     type Shared = Encodings;
 
     fn message(&mut self, to: Conn, message: &Outgoing<'_>, shared: &mut Self::Shared) {
-        let Some(connection) = self.get_mut(to) else { return };
+        let Some(connection) = self.connections.get_mut(to.index as usize).and_then(Option::as_deref_mut) else { return };
+        if connection.life != to.life {
+            return;
+        }
+        self.counts.frames_out[connection.door.index()] += 1;
         match &mut connection.door {
             Door::Native(_) => {
                 let frame = shared.native(message);
@@ -334,6 +351,12 @@ impl Doors for Hub {
     }
 
     fn frame(&mut self, to: Conn, frame: &ServerFrame<'_>) {
+        if let ServerFrame::Error { code, outcome_unknown, .. } = frame {
+            self.counts.refusals[*code as usize] += 1;
+            self.counts.unknown_outcomes += u64::from(*outcome_unknown);
+        }
+        let Some(door) = self.get(to).map(|connection| connection.door.index()) else { return };
+        self.counts.frames_out[door] += 1;
         let Some(connection) = self.get_mut(to) else { return };
         match &mut connection.door {
             Door::Native(_) => self.push(to, text_frame(|out| frame.write(out))),
@@ -354,6 +377,9 @@ impl Doors for Hub {
     }
 
     fn welcome(&mut self, to: Conn, personal: &RoomName, head: Offset, epoch: &Epoch) {
+        if let Some(connection) = self.get(to) {
+            self.counts.frames_out[connection.door.index()] += 1;
+        }
         let id = format!("{}-{}-{}", self.shard_id, to.index, to.life);
         let limits = self.told;
         if let Some(seat) = self.seat(to) {

@@ -17,6 +17,7 @@ pub mod engineio;
 mod events;
 mod http;
 mod hub;
+mod publishes;
 mod shard;
 pub mod socketio;
 pub mod websocket;

@@ -28,13 +28,12 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let revocations = Arc::new(Revocations::default());
     tokio::spawn(revocations.clone().keep(nats.bus.clone(), nats.buckets.clone()));
     let admin = process.serve_admin(|admin| {
-        let (counters, verifier, bus) = (counters.clone(), verifier.clone(), nats.bus.clone());
-        let known = revocations.clone();
         admin
-            .metrics(move || counters.metrics())
-            .metrics(move || verifier.metrics())
-            .metrics(move || known.metrics())
-            .metrics(move || bus.metrics())
+            .figures(counters.clone())
+            .figures(verifier.clone())
+            .figures(auth.clone())
+            .figures(revocations.clone())
+            .figures(nats.bus.clone())
     })?;
     let gateway = Gateway {
         config: Config::new(settings),

@@ -33,7 +33,7 @@ use carillon_proto::{
     frame::{ClientFrame, Incoming, ServerFrame},
     ids::{ClientId, GatewayId, PartitionId, UserId},
     lease::{self, Owner},
-    link::{DownBatch, down_subject, up_subject},
+    link::{DownBatch, down, down_subject, up_subject},
     sse,
 };
 use prost::Message as _;
@@ -49,11 +49,12 @@ use crate::{
     Gateway,
     config::Config,
     connection::{Connection, Written},
-    counters::{Counters, Tally},
+    counters::{Counters, Held, Tally},
     door::Door,
     events::{body::Pulled, retry_ms, stream::EventStream},
     http::{self, Shared},
     hub::Hub,
+    publishes::Publishes,
     socketio::records::{Forgetting, Records},
     websocket::{
         codec::{self, Decoder, Event, Violation},
@@ -65,6 +66,8 @@ pub(crate) use seats::Returning;
 
 /// How often a shard looks at the clock.
 const TICK: Duration = Duration::from_millis(50);
+/// So often publishes that nobody answers any more are looked for: every ten seconds.
+const FORGET_TICKS: u32 = 200;
 /// Batches of one owner that are taken before others get their turn.
 const BATCHES_PER_TURN: usize = 64;
 /// The pause after a failed accept, mostly for want of file descriptors.
@@ -254,6 +257,7 @@ pub(crate) struct Shard {
     is_draining: bool,
     counters: Arc<Counters>,
     tally: Tally,
+    publishes: Publishes,
     said_ticks: u32,
 }
 
@@ -285,6 +289,7 @@ impl Shard {
                 is_draining: false,
                 counters: gateway.counters.clone(),
                 tally: Tally::default(),
+                publishes: Publishes::default(),
                 said_ticks: 0,
                 config,
             })
@@ -368,9 +373,9 @@ impl Shard {
         let client = client.unwrap_or_else(new_client);
         let session = Session::new(client, grants, expires_at_ms, &self.config.session, now.mono_ms);
         let is_revoked = self.revocations.covers(user.as_str(), mark);
+        self.tally.connections[door.index()] += 1;
         let conn = self.place(session, mark, claims.info.map(|info| info.get().into()), door);
         self.rooms.connect(conn.life, user, personal, now, &mut self.hub);
-        self.tally.connections += 1;
         let asked_ms = now.mono_ms.saturating_sub(asked.elapsed().as_millis() as u64);
         self.wheel.schedule(asked_ms + self.config.handshake_ms, conn, Due::Welcome);
         self.schedule_expiry(conn, expires_at_ms, now);
@@ -430,10 +435,12 @@ impl Shard {
         let grants = Arc::new(Grants::new(user.clone(), claims.grants));
         let expires_at_ms = claims.exp.saturating_mul(1000);
         let session = Session::new(new_client(), grants, expires_at_ms, &self.config.session, now.mono_ms);
-        let conn = self.place(session, mark, None, Door::Request(Box::new(request)));
+        let door = Door::Request(Box::new(request));
+        self.tally.frames_in[door.index()] += 1;
+        self.tally.connections[door.index()] += 1;
+        let conn = self.place(session, mark, None, door);
         self.rooms.request(conn.life, user);
         self.requests += 1;
-        self.tally.frames_in += 1;
         let mut scratch = Scratch::default();
         let connection = self.hub.get_mut(conn).expect("placed above");
         let incoming = Ok(Incoming { reference: Some(http::REFERENCE), frame });
@@ -507,13 +514,13 @@ impl Shard {
         let Some(connection) = self.hub.get_mut(conn) else { return false };
         match event {
             Event::Text(text) => {
-                self.tally.frames_in += 1;
+                self.tally.frames_in[connection.door.index()] += 1;
                 let mut scratch = Scratch::default();
                 let act = connection.session.on_text(text, &mut scratch, &self.config.session, now.mono_ms);
                 self.act(conn, act, now);
             }
             Event::Binary(_) => {
-                self.tally.frames_in += 1;
+                self.tally.frames_in[connection.door.index()] += 1;
                 let act = connection.session.on_binary(&self.config.session, now.mono_ms);
                 self.act(conn, act, now);
             }
@@ -533,7 +540,11 @@ impl Shard {
         match act {
             Act::Join { permit, options, reference } => rooms.join(conn, &permit, options, reference, now, hub),
             Act::Leave { room, reference } => rooms.leave(conn, &room, reference, now, hub),
-            Act::Publish { permit, said } => rooms.publish(conn, &permit, &said, now, hub),
+            Act::Publish { permit, said } => {
+                if let Some(publish) = rooms.publish(conn, &permit, &said, now, hub) {
+                    self.publishes.on_sent(publish, Instant::now());
+                }
+            }
             Act::History { permit, span, limit, reference } => rooms.history(conn, &permit, span, limit, reference, now),
             Act::Presence { permit, reference } => rooms.presence(conn, &permit, reference, now),
             Act::Refresh { token, reference } => self.verify_again(conn, token.to_owned(), reference.map(Box::from)),
@@ -623,10 +634,28 @@ impl Shard {
         match DownBatch::decode(batch.clone()) {
             Ok(batch) => {
                 let now = self.now();
+                self.look_at_the_clock(&batch, now);
                 self.rooms.on_batch(partition, batch, now, &mut self.hub);
                 self.want_flush();
             }
             Err(error) => tracing::debug!(%partition, %error, "a batch that is none"),
+        }
+    }
+
+    fn look_at_the_clock(&mut self, batch: &DownBatch, now: Now) {
+        let instant = Instant::now();
+        for down in &batch.items {
+            match &down.item {
+                Some(down::Item::Message(message)) if message.offset > 0 => {
+                    let took_ms = now.unix_ms.saturating_sub(message.ts);
+                    self.tally.delivery_took.add(Duration::from_millis(took_ms));
+                }
+                _ => {
+                    if let Some(took) = self.publishes.on_down(down, instant) {
+                        self.tally.publish_took.add(took);
+                    }
+                }
+            }
         }
     }
 
@@ -651,7 +680,16 @@ impl Shard {
         self.hub.close_slow_seats();
         self.said_ticks += 1;
         if self.said_ticks.is_multiple_of(5) {
-            self.counters.add(&mut self.tally, self.rooms.len(), self.rooms.counts());
+            let held = Held {
+                rooms: self.rooms.len() as i64,
+                outbox_bytes: self.hub.waiting_bytes() as i64,
+                outbox_limit_bytes: self.hub.total_bytes() as i64,
+            };
+            self.counters.add(&mut self.tally, self.hub.counts(), held, self.rooms.counts());
+        }
+        if self.said_ticks.is_multiple_of(FORGET_TICKS) {
+            let oldest = 2 * Duration::from_millis(self.config.rooms.publish_timeout_ms);
+            self.publishes.forget_older(oldest, Instant::now());
         }
         self.want_flush();
     }
@@ -789,14 +827,11 @@ impl Shard {
     fn forget(&mut self, conn: Conn) -> Option<Box<Connection>> {
         let connection = self.hub.remove(conn)?;
         connection.wake();
+        self.tally.connections[connection.door.index()] -= 1;
         match &connection.door {
-            Door::Native(_) | Door::Events(_) => {
-                self.tally.connections -= 1;
-                self.counters.leave_place();
-            }
+            Door::Native(_) | Door::Events(_) => self.counters.leave_place(),
             Door::Request(_) => self.requests -= 1,
             Door::SocketIo(seat) => {
-                self.tally.connections -= 1;
                 self.counters.leave_place();
                 self.seats.remove(&seat.socket.number());
             }

@@ -28,6 +28,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry::{Figures, Reading, Uptime};
+
 /// Connections at once: a probe and a scraper need one each, people a few; a stuck client must not take them all soon.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -71,29 +73,44 @@ impl Readiness {
     }
 }
 
+impl Figures for Readiness {
+    fn read(&self, to: &mut Reading) {
+        let states = ["starting", "ready", "draining"].map(|state| (state, u64::from(self.state() == state)));
+        to.gauges("carillon.state", "1 for what the process is doing, 0 for what it is not.", "state", states);
+        let version = [(env!("CARGO_PKG_VERSION"), 1)];
+        to.gauges("carillon.build", "Always 1; the label tells the version.", "version", version);
+    }
+}
+
 /// What one request is answered with.
 pub type AdminResponse = Response<Full<Bytes>>;
 
-type Metrics = Box<dyn Fn() -> String + Send + Sync>;
 type Route = Box<dyn Fn() -> AdminResponse + Send + Sync>;
 
 /// The endpoint, before it serves.
 pub struct Admin {
     readiness: Readiness,
-    metrics: Vec<Metrics>,
+    figures: Vec<Arc<dyn Figures>>,
     routes: Vec<(&'static str, Route)>,
 }
 
 impl Admin {
-    /// With `/livez`, `/readyz` and an empty `/metrics`.
+    /// With `/livez`, `/readyz`, and a `/metrics` that tells of them and of the process.
     pub fn new(readiness: Readiness) -> Self {
-        Self { readiness, metrics: Vec::new(), routes: Vec::new() }
+        let figures: Vec<Arc<dyn Figures>> = vec![Arc::new(readiness.clone()), Arc::new(Uptime::default())];
+        Self { readiness, figures, routes: Vec::new() }
     }
 
-    /// Adds a part of `/metrics`, in Prometheus' text format (0.0.4), every line with its end.
-    pub fn metrics(mut self, text: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        self.metrics.push(Box::new(text));
+    /// Adds to `/metrics`.
+    #[must_use]
+    pub fn figures(mut self, figures: Arc<dyn Figures>) -> Self {
+        self.figures.push(figures);
         self
+    }
+
+    /// All that `/metrics` tells, for whoever sends it elsewhere.
+    pub fn all_figures(&self) -> Vec<Arc<dyn Figures>> {
+        self.figures.clone()
     }
 
     /// Adds what `GET path` answers.
@@ -156,7 +173,7 @@ impl Admin {
             ("/readyz", _) if !self.readiness.is_ready() => plain(StatusCode::SERVICE_UNAVAILABLE, self.readiness.state()),
             ("/readyz", _) => plain(StatusCode::OK, "ready"),
             ("/metrics", _) => {
-                let text: String = self.metrics.iter().map(|part| part()).collect();
+                let text = Reading::of(self.figures.iter().map(|figures| &**figures)).to_string();
                 response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
             }
             _ => plain(StatusCode::OK, "alive"),
@@ -210,8 +227,8 @@ mod tests {
         let draining = CancellationToken::new();
         let readiness = Readiness::new(draining.clone());
         let admin = Admin::new(readiness.clone())
-            .metrics(|| "a 1\n".to_owned())
-            .metrics(|| "b 2\n".to_owned())
+            .figures(Arc::new(|to: &mut Reading| to.counter("a", "A.", 1)))
+            .figures(Arc::new(|to: &mut Reading| to.counter("b", "B.", 2)))
             .route("/extra", || plain(StatusCode::OK, "extra"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -243,17 +260,22 @@ mod tests {
         let running = start().await;
         running.expect("GET", "/livez", 200, &["alive\n"]).await;
         running.expect("GET", "/readyz", 503, &["starting\n"]).await;
+        running.expect("GET", "/metrics", 200, &["carillon_state{state=\"starting\"} 1\n"]).await;
         running.readiness.set_started();
         running.expect("GET", "/readyz", 200, &["ready\n"]).await;
         running.draining.cancel();
         running.expect("GET", "/readyz", 503, &["draining\n"]).await;
+        let told = ["carillon_state{state=\"ready\"} 0\n", "carillon_state{state=\"draining\"} 1\n"];
+        running.expect("GET", "/metrics", 200, &told).await;
         running.expect("GET", "/livez", 200, &[]).await;
     }
 
     #[tokio::test]
     async fn metrics_are_joined() {
         let running = start().await;
-        running.expect("GET", "/metrics", 200, &["text/plain; version=0.0.4", "\r\n\r\na 1\nb 2\n"]).await;
+        running
+            .expect("GET", "/metrics", 200, &["text/plain; version=0.0.4", "\na_total 1\n# HELP b_total B.\n", "\nb_total 2\n"])
+            .await;
         running.expect("GET", "/metrics?x=1", 200, &[]).await;
         let head = running.ask("HEAD", "/metrics").await;
         assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");

@@ -16,3 +16,4 @@ pub mod service;
 pub mod settings;
 pub mod shutdown;
 mod supervisor;
+pub mod telemetry;

@@ -180,6 +180,11 @@ impl Nats {
         self.overruns.load(Ordering::Relaxed)
     }
 
+    /// How often the connection broke since the start.
+    pub fn breaks(&self) -> u64 {
+        self.presence.borrow().breaks
+    }
+
     /// Whether NATS is there at this moment.
     pub fn is_up(&self) -> bool {
         self.presence.borrow().is_up

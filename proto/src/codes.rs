@@ -28,6 +28,21 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All of them, each in the place of its number.
+    pub const ALL: [Self; 11] = [
+        Self::BadRequest,
+        Self::UnknownType,
+        Self::Forbidden,
+        Self::RoomInvalid,
+        Self::NotJoined,
+        Self::TooManyRooms,
+        Self::PayloadTooLarge,
+        Self::Unauthorized,
+        Self::RateLimited,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -21,6 +21,7 @@ use carillon_platform::{
     log::EmbeddedLog,
     settings::{Program, Settings},
     shutdown::Shutdown,
+    telemetry::{Figures, Reading},
 };
 use carillon_proto::link::UpBatch;
 use futures_util::future::BoxFuture;
@@ -54,7 +55,7 @@ async fn links_repair_the_bus() {
         let mut repairs = 0;
         while repairs == 0 {
             sleep(Duration::from_millis(20)).await;
-            repairs = value_of("carillon_repairs_total", &world.counters.metrics());
+            repairs = value_of("carillon_repairs_total", &Reading::of([&*world.counters as &dyn Figures]).to_string());
         }
         println!("seed {seed}: {faults:?} batches dropped, doubled, delayed; {repairs} repairs");
     }

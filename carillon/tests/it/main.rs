@@ -41,6 +41,8 @@ mod slow_reader;
 
 mod load_tool;
 
+mod telemetry;
+
 mod cluster;
 mod crash;
 mod drain;

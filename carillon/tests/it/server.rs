@@ -349,10 +349,14 @@ pub(crate) async fn until_metric(admin: SocketAddr, name: &str, value: u64) {
     assert!(reached.await.is_ok(), "{name} is {seen}, not {value}");
 }
 
-/// A metric in its text; 0 if nothing was counted under this name.
+/// A metric in its text, over all its labels if `name` has none; 0 if nothing was counted under this name.
 pub(crate) fn value_of(name: &str, metrics: &str) -> u64 {
-    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(0, |value| value.parse().unwrap())
+    let value = |line: &str| {
+        let rest = line.strip_prefix(name)?;
+        let rest = rest.strip_prefix('{').and_then(|labelled| Some(labelled.split_once('}')?.1)).unwrap_or(rest);
+        rest.strip_prefix(' ')?.parse::<u64>().ok()
+    };
+    metrics.lines().filter_map(value).sum()
 }
 
 impl Drop for Server {

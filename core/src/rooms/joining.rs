@@ -168,7 +168,14 @@ impl Rooms {
         }
     }
 
-    fn answer(&self, key: RoomKey, conn: Conn, owed: &Owed, reason: Reason, doors: &mut impl Doors) {
+    fn answer(&mut self, key: RoomKey, conn: Conn, owed: &Owed, reason: Reason, doors: &mut impl Doors) {
+        if owed.claim.is_some() {
+            match reason {
+                None => self.counts.recovered += 1,
+                Some("trimmed") => self.counts.trimmed += 1,
+                Some(_) => self.counts.other_life += 1,
+            }
+        }
         let room = &self.rooms[key as usize];
         if owed.is_personal {
             return doors.welcome(conn, &room.name, room.last, &room.epoch);

@@ -65,7 +65,7 @@ impl Shard {
         let now = self.now();
         let Some(conn) = self.seats.get(&number).copied() else { return false };
         let Some(connection) = self.hub.get_mut(conn).filter(|connection| connection.is_open) else { return false };
-        self.tally.frames_in += 1;
+        self.tally.frames_in[connection.door.index()] += 1;
         let (name, arguments) = packet::arguments(event.arguments);
         let mut text = String::new();
         let mut asked = events::read(&name, &arguments, &mut text, self.config.session.json_depth);

@@ -22,6 +22,7 @@ use super::{
     TokenVerifier, VerifyError,
     known::{CACHE_BYTES, Known, KnownTokens, TokenKey},
 };
+use crate::telemetry::{Figures, Reading, Unit};
 
 type Verified = Result<Arc<Claims>, VerifyError>;
 type UnderWay = Shared<oneshot::Receiver<Verified>>;
@@ -119,9 +120,10 @@ impl<V: TokenVerifier> CachedVerifier<V> {
         });
         answer.shared()
     }
+}
 
-    /// The Prometheus text of its counters.
-    pub fn metrics(&self) -> String {
+impl<V: TokenVerifier> Figures for CachedVerifier<V> {
+    fn read(&self, to: &mut Reading) {
         let counters = &self.inner.counters;
         let outcomes = [
             ("fresh", &counters.fresh),
@@ -130,25 +132,14 @@ impl<V: TokenVerifier> CachedVerifier<V> {
             ("refused", &counters.refused),
             ("unavailable", &counters.unavailable),
         ];
-        let mut text = String::from(
-            "# HELP carillon_token_checks_total Token checks by outcome: accepted from the cache (fresh), by the auth service \
-             (asked), from the cache while that was away (aged); refused; unavailable.\n\
-             # TYPE carillon_token_checks_total counter\n",
-        );
-        for (outcome, count) in outcomes {
-            text += &format!("carillon_token_checks_total{{outcome=\"{outcome}\"}} {}\n", count.load(Relaxed));
-        }
-        text += &format!(
-            "# HELP carillon_auth_requests_total Tokens that the auth service was asked about.\n\
-             # TYPE carillon_auth_requests_total counter\n\
-             carillon_auth_requests_total {}\n\
-             # HELP carillon_tokens_cached Verified tokens in the cache.\n\
-             # TYPE carillon_tokens_cached gauge\n\
-             carillon_tokens_cached {}\n",
-            counters.requests.load(Relaxed),
-            self.inner.state.lock().known.len(),
-        );
-        text
+        let help = "Token checks by outcome: accepted from the cache (fresh), by the auth service (asked), from the cache while \
+                    that was away (aged); refused; unavailable.";
+        let outcomes = outcomes.map(|(outcome, count)| (outcome, count.load(Relaxed)));
+        to.counters("carillon.token.checks", help, "outcome", outcomes);
+        let help = "Tokens that the auth service was asked about.";
+        to.counter("carillon.auth.requests", help, counters.requests.load(Relaxed));
+        let cached = self.inner.state.lock().known.len() as f64;
+        to.gauge("carillon.tokens.cached", "Verified tokens in the cache.", Unit::Count, cached);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     error::Error as _,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use carillon_proto::{
@@ -27,6 +27,7 @@ use super::{
 use crate::{
     pem::{self, BadPem},
     settings::{self, Url},
+    telemetry::{Figures, Reading, SharedHistogram, Unit},
 };
 
 /// How long one question may take, its wait for a place, a new connection and a second attempt included. Well below
@@ -78,6 +79,7 @@ pub struct GrpcVerifier {
     queue: Semaphore,
     places: Semaphore,
     is_away: AtomicBool,
+    took: SharedHistogram,
 }
 
 impl GrpcVerifier {
@@ -103,6 +105,7 @@ impl GrpcVerifier {
             queue: Semaphore::new(PLACES + QUEUE),
             places: Semaphore::new(PLACES),
             is_away: AtomicBool::new(false),
+            took: SharedHistogram::default(),
         })
     }
 
@@ -134,7 +137,9 @@ impl GrpcVerifier {
                 answer => answer,
             }
         };
+        let asked = Instant::now();
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
+        self.took.add(asked.elapsed());
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {ANSWER_TIMEOUT:?}"))));
         self.tell_changes(answer.as_ref().err());
         answer.map(Response::into_inner)
@@ -161,6 +166,16 @@ impl GrpcVerifier {
             ),
             None => tracing::info!(url = %self.url, "the auth service answers"),
         }
+    }
+}
+
+impl Figures for GrpcVerifier {
+    fn read(&self, to: &mut Reading) {
+        let is_up = !self.is_away.load(Relaxed);
+        let help = "Whether the auth service answered when it was last asked.";
+        to.gauge("carillon.auth.up", help, Unit::Count, f64::from(u8::from(is_up)));
+        let help = "Time from a question to the auth service's answer, its wait for a place included.";
+        to.durations("carillon.auth.request.duration", help, self.took.read());
     }
 }
 

@@ -31,6 +31,7 @@ use super::{Revoked, TokenMark, TokenVerifier, VerifyError};
 use crate::{
     bus::{Bus, Subscription},
     kv::{Bucket, Buckets, Kv, KvError, Revision},
+    telemetry::{Figures, Reading, Unit},
 };
 
 /// Where revocations are kept.
@@ -206,20 +207,15 @@ impl Revocations {
             tracing::warn!(%error, "the revocations can't be read now; what is known holds");
         }
     }
+}
 
-    /// The Prometheus text of what it knows.
-    pub fn metrics(&self) -> String {
-        let age = self.start.elapsed().as_millis() as u64 - self.read_ms.load(Relaxed);
-        format!(
-            "# HELP carillon_revocations Revocations that this process knows.\n\
-             # TYPE carillon_revocations gauge\n\
-             carillon_revocations {}\n\
-             # HELP carillon_revocations_age_seconds Time since the revocations were last read.\n\
-             # TYPE carillon_revocations_age_seconds gauge\n\
-             carillon_revocations_age_seconds {}\n",
-            self.set.read().len(),
-            age / 1000,
-        )
+impl Figures for Revocations {
+    fn read(&self, to: &mut Reading) {
+        let age_ms = self.start.elapsed().as_millis() as u64 - self.read_ms.load(Relaxed);
+        let known = self.set.read().len() as f64;
+        to.gauge("carillon.revocations", "Revocations that this process knows.", Unit::Count, known);
+        let help = "Time since the revocations were last read.";
+        to.gauge("carillon.revocations.age", help, Unit::Seconds, age_ms as f64 / 1e3);
     }
 }
 

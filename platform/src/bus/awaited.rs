@@ -14,6 +14,7 @@ use super::{Bus, BusError, NatsBus, Subscription};
 use crate::{
     nats::{ConnectError, Nats},
     settings,
+    telemetry::{Figures, Reading, Unit},
 };
 
 /// See the module.
@@ -43,22 +44,20 @@ impl AwaitedBus {
         }
         .boxed()
     }
+}
 
-    /// The Prometheus text of what NATS did for this process.
-    pub fn metrics(&self) -> String {
+impl Figures for AwaitedBus {
+    fn read(&self, to: &mut Reading) {
         let arrived = self.arrived.get();
         let is_up = arrived.is_some_and(|arrived| arrived.nats.is_up());
         let unsent = self.too_early.load(Relaxed) + arrived.map_or(0, |arrived| arrived.bus.unsent());
         let unheard = arrived.map_or(0, |arrived| arrived.bus.unheard());
-        let overruns = arrived.map_or(0, |arrived| arrived.nats.overruns());
-        let lines = [
-            ("carillon_nats_up", "gauge", "Whether NATS is there.", u64::from(is_up)),
-            ("carillon_bus_unsent_total", "counter", "Batches that were not sent: NATS away, queue full, too large.", unsent),
-            ("carillon_bus_unheard_total", "counter", "Batches lost before their reader here.", unheard),
-            ("carillon_nats_overruns_total", "counter", "Messages that the NATS client had no room for.", overruns),
-        ];
-        let text = |(name, kind, help, value)| format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
-        lines.into_iter().map(text).collect()
+        let (overruns, breaks) = arrived.map_or((0, 0), |arrived| (arrived.nats.overruns(), arrived.nats.breaks()));
+        to.gauge("carillon.nats.up", "Whether NATS is there.", Unit::Count, f64::from(u8::from(is_up)));
+        to.counter("carillon.nats.breaks", "Times that the connection to NATS broke.", breaks);
+        to.counter("carillon.bus.unsent", "Batches that were not sent: NATS away, queue full, too large.", unsent);
+        to.counter("carillon.bus.unheard", "Batches lost before their reader here.", unheard);
+        to.counter("carillon.nats.overruns", "Messages that the NATS client had no room for.", overruns);
     }
 }
 
@@ -89,7 +88,8 @@ mod tests {
         let bus = AwaitedBus::default();
         assert!(poll_immediate(bus.subscribe("pub.0")).await.is_none());
         bus.publish("pub.0", Bytes::from_static(b"early"));
-        assert!(bus.metrics().contains("carillon_bus_unsent_total 1\n") && bus.metrics().contains("carillon_nats_up 0\n"));
+        let text = Reading::of([&bus as &dyn Figures]).to_string();
+        assert!(text.contains("carillon_bus_unsent_total 1\n") && text.contains("carillon_nats_up 0\n"));
     }
 
     #[tokio::test]
