@@ -10,7 +10,7 @@ import { Carillon } from "./carillon.js";
 const BACKLOG = 50;
 /** Messages kept per room; older ones can be fetched again. */
 const KEPT_MESSAGES = 1_000;
-/** How long "Drop connection" stays away: long enough to miss something. */
+/** How long "Drop my connection" stays away: long enough to miss something. */
 const DROPPED_MS = 5_000;
 const TYPING_EVERY_MS = 2_000;
 const TYPING_SHOWN_MS = 5_000;
@@ -465,16 +465,17 @@ class View {
     setText($("text-label"), `Message to room ${room.name}`);
     const { position } = room;
     const { head } = room.log;
-    const hole = position !== null && head > position;
+    // Without a connection nobody knows what others have said meanwhile.
+    const isAll = room.ready && head === position;
     setText($("fact-head"), head ? `#${head}` : "empty");
-    setText($("fact-seen"), position === null ? "–" : hole ? `up to #${position}` : "all, no holes");
+    setText($("fact-seen"), position === null ? "–" : isAll ? "all of it" : `up to #${position}`);
     setText($("fact-epoch"), room.log.position?.epoch || "–");
     setText($("fact-ack"), chat.lastAckMs === null ? "–" : milliseconds(chat.lastAckMs));
     const facts = [];
     if (room.ready) facts.push(`${room.log.present?.count || 1} here`);
-    facts.push(head ? `#${head}` : "no messages yet");
-    if (head && position !== null) facts.push(hole ? `seen up to #${position}` : "no holes");
-    if (chat.lastAckMs !== null) facts.push(`ack ${milliseconds(chat.lastAckMs)}`);
+    if (isAll || !head) facts.push(head ? `newest is #${head}` : "no messages yet");
+    if (head && position !== null) facts.push(isAll ? "nothing missing" : `seen up to #${position}`);
+    if (chat.lastAckMs !== null) facts.push(`stored in ${milliseconds(chat.lastAckMs)}`);
     setText($("room-line"), facts.join(" · "));
 
     setText($("me-name"), chat.userId);

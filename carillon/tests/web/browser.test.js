@@ -149,6 +149,44 @@ describe("the page", LIMIT, () => {
     await stranger.close();
   });
 
+  it("has no barriers, in light and dark, on a phone, and with the connection gone", async () => {
+    const stranger = await Tab.open(browser, server.url);
+    await stranger.page.getByRole("heading", { name: "It’s running. Now come in." }).waitFor();
+    assert.deepEqual(await stranger.barriers(), []);
+    await stranger.close();
+    const [link] = linksTo("barriers");
+    for (const options of [DESKTOP, PHONE]) {
+      const ada = await (await Tab.open(browser, link, { ...options, reducedMotion: "reduce" })).live();
+      await ada.type("hello");
+      await ada.page.getByText("hello").first().waitFor();
+      for (const colorScheme of ["light", "dark"]) {
+        await ada.page.emulateMedia({ colorScheme });
+        assert.deepEqual(await ada.barriers(), [], colorScheme);
+      }
+      await ada.page.getByRole("button", { name: "Drop my connection" }).click();
+      await ada.page.getByText("You’re offline.").waitFor();
+      await ada.type("kept");
+      assert.deepEqual(await ada.barriers(), []);
+      await ada.close();
+    }
+  });
+
+  it("is used with nothing but the keyboard", async () => {
+    const ada = await (await Tab.open(browser, linksTo("keys")[0])).live();
+    await ada.page.focus("#skip");
+    await ada.page.keyboard.press("Enter");
+    await ada.page.keyboard.type("without a mouse");
+    await ada.page.keyboard.press("Enter");
+    assert.equal((await ada.logOf(1))[0].text, "without a mouse");
+    const stops = new Set();
+    for (let n = 0; n < 20; n += 1) {
+      await ada.page.keyboard.press("Tab");
+      stops.add(await ada.page.evaluate(() => document.activeElement.id || document.activeElement.getAttribute("href")));
+    }
+    for (const stop of ["#room=lobby", "room-input", "drop", "scroll", "text"]) assert.ok(stops.has(stop), `${stop} of ${[...stops]}`);
+    await ada.close();
+  });
+
   it("looks like something for a website", async () => {
     const links = linksTo("launch");
     const ada = await (await Tab.open(browser, links[0])).live();
@@ -179,14 +217,14 @@ describe("the page", LIMIT, () => {
     const phone = await (await Tab.open(browser, links[0], { ...PHONE })).live();
     await phone.logOf(count);
     const width = await phone.page.evaluate(() => document.scrollingElement.scrollWidth);
-    assert.ok(width <= 360, `the page is ${width} px wide on a phone of 360 px`);
+    assert.ok(width <= PHONE.viewport.width, `the page is ${width} px wide on a phone`);
     await phone.screenshot("phone");
     await phone.page.emulateMedia({ colorScheme: "dark" });
     await phone.screenshot("phone-dark");
     await phone.type("x".repeat(300));
     await phone.logOf(count + 1);
     const wordWidth = await phone.page.evaluate(() => document.querySelector("#scroll").scrollWidth);
-    assert.ok(wordWidth <= 360, `a long word makes the log ${wordWidth} px wide`);
+    assert.ok(wordWidth <= PHONE.viewport.width, `a long word makes the log ${wordWidth} px wide`);
     await Promise.all([ada, grace, phone].map((tab) => tab.close()));
   });
 });
