@@ -1,9 +1,11 @@
-// Builds what is published: dist/esm and dist/cjs with types, and the one file that the demo page of `carillon dev` serves.
+// Builds what is published: dist/esm and dist/cjs with types, the one file that the demo page of `carillon dev`
+// serves, and the reference of what is exported.
 
 import { execFileSync } from "node:child_process";
 import { cpSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { build } from "esbuild";
+import { writeReference } from "./reference.js";
 
 const here = import.meta.dirname;
 const dist = join(here, "dist");
@@ -50,4 +52,5 @@ if (process.argv[1] === import.meta.filename) {
   await buildPackage();
   const text = await buildPageFile();
   if (readFileSync(PAGE_FILE, { encoding: "utf8", flag: "a+" }) !== text) writeFileSync(PAGE_FILE, text);
+  writeReference();
 }
