@@ -239,6 +239,25 @@ describe("a page", () => {
     assert.equal(world.sockets.length, 8);
   });
 
+  it("that lost its network asks at once whether its socket is dead, and tries nothing while it is known to be gone", async (test) => {
+    const { network } = surroundings(test);
+    const world = new World();
+    await world.connected();
+    network("offline");
+    assert.equal(world.socket.of("ping").length, 1);
+    Object.defineProperty(globalThis, "navigator", { value: { onLine: false }, configurable: true, writable: true });
+    test.after(() => delete globalThis.navigator);
+    await world.clock.pass(4_000);
+    assert.equal(world.connection.state, "waiting");
+    network("offline");
+    await settled();
+    assert.equal(world.sockets.length, 1);
+    globalThis.navigator.onLine = true;
+    network("online");
+    await settled();
+    assert.equal(world.sockets.length, 2);
+  });
+
   it("that is looked at again finds out soon that its socket is dead", async (test) => {
     const { look } = surroundings(test);
     const world = new World();
