@@ -8,15 +8,18 @@ use std::{
 
 use carillon_platform::{
     auth::{IssueError, IssueRequest, Issued, TokenIssuer, TokenVerifier, VerifyError},
+    bus::Bus,
     settings::Settings,
     telemetry::{Figures, Reading, Unit},
 };
 use carillon_proto::{
     claims::{Claims, Grant, Operation},
     ids::UserId,
+    notice::{self, Notice, notice::Notice as Told},
 };
 use futures_util::future::BoxFuture;
 use jsonwebtoken::{Algorithm, errors::ErrorKind};
+use prost::Message as _;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -64,6 +67,19 @@ impl Authority {
     pub async fn keep_keys(self: Arc<Self>) {
         if let Some(remote) = &self.keys.remote {
             remote.keep().await;
+        }
+    }
+
+    /// Tells all gateways when a key was taken out of that set, since they remember what it has signed; begins to watch when it is
+    /// called. A notice that is lost makes it as late as the longest time that they go without asking.
+    pub fn tell_withdrawals(&self, bus: Arc<dyn Bus>) -> impl Future<Output = ()> + Send + use<> {
+        let withdrawals = self.keys.remote.as_ref().map(|remote| remote.withdrawals());
+        async move {
+            let Some(mut withdrawals) = withdrawals else { return };
+            while withdrawals.changed().await.is_ok() {
+                let notice = Notice { version: notice::VERSION, notice: Some(Told::KeysWithdrawn(true)) };
+                bus.publish(notice::SUBJECT, notice.encode_to_vec().into());
+            }
         }
     }
 

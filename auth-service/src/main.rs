@@ -33,6 +33,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
             .figures(bus)
             .route("/.well-known/jwks.json", move || admin::json("application/jwk-set+json", keys.public_keys()))
     })?;
+    tokio::spawn(authority.tell_withdrawals(nats.bus.clone()));
     tokio::spawn(authority.clone().keep_keys());
     authority.wait_for_keys(Authority::KEYS_PATIENCE).await;
     // Tokens are checked without NATS; only taking them back needs it.

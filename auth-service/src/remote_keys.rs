@@ -58,6 +58,8 @@ pub(crate) struct RemoteKeys {
     keys: RwLock<Arc<Vec<Arc<VerifyingKey>>>>,
     wanted: Notify,
     looks: watch::Sender<Looks>,
+    /// Counts the sets that lacked a key of the one before.
+    withdrawals: watch::Sender<u64>,
     waiters: Semaphore,
     absent: Mutex<HashMap<String, Instant>>,
     fetched: AtomicU64,
@@ -94,6 +96,7 @@ impl RemoteKeys {
             keys: RwLock::default(),
             wanted: Notify::new(),
             looks: watch::Sender::default(),
+            withdrawals: watch::Sender::default(),
             waiters: Semaphore::new(WAITERS),
             absent: Mutex::default(),
             fetched: AtomicU64::new(0),
@@ -104,6 +107,11 @@ impl RemoteKeys {
     /// The newest good set.
     pub(crate) fn keys(&self) -> Arc<Vec<Arc<VerifyingKey>>> {
         self.keys.read().expect("nobody panics while reading").clone()
+    }
+
+    /// Changes whenever a key was taken out of the set.
+    pub(crate) fn withdrawals(&self) -> watch::Receiver<u64> {
+        self.withdrawals.subscribe()
     }
 
     /// Looks at the address now and then, and when it is asked to. Never ends.
@@ -136,11 +144,15 @@ impl RemoteKeys {
         let set = key_set::read(&self.document.fetch().await?, &self.expected)?;
         self.fetched.fetch_add(1, Relaxed);
         let thumbprints = |keys: &[Arc<VerifyingKey>]| keys.iter().map(|key| key.public.clone()).collect::<Vec<_>>();
-        let before = self.keys();
-        if thumbprints(&before) != thumbprints(&set.keys) {
+        let (before, after) = (thumbprints(&self.keys()), thumbprints(&set.keys));
+        if before != after {
             tracing::info!(url = %self.url, keys = set.keys.len(), left_out = ?set.left_out, "the key set has changed");
             self.absent.lock().expect("nobody panics while writing").clear();
             *self.keys.write().expect("nobody panics while writing") = Arc::new(set.keys);
+            // Told when it is refused here already, so that whoever asks because of it hears so.
+            if before.iter().any(|key| !after.contains(key)) {
+                self.withdrawals.send_modify(|count| *count += 1);
+            }
         }
         Ok(())
     }

@@ -26,6 +26,12 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let listen = service::local_address(&listener)?;
     let counters = Arc::new(Counters::default());
     let revocations = Arc::new(Revocations::default());
+    let (mut withdrawals, cache) = (revocations.key_withdrawals(), verifier.clone());
+    tokio::spawn(async move {
+        while withdrawals.changed().await.is_ok() {
+            cache.forget_all();
+        }
+    });
     tokio::spawn(revocations.clone().keep(nats.bus.clone(), nats.buckets.clone()));
     let admin = process.serve_admin(|admin| {
         admin

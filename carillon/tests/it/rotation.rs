@@ -91,11 +91,18 @@ async fn keys_change_under_load() {
         })
         .collect();
 
+    let addresses = [server.listen, other.listen];
     for (old, overlap, next) in [(0, [a, b.clone()], b.clone()), (1, [b, c.clone()], c)] {
         sleep(Duration::from_millis(1500)).await;
         // Published, and used in the same moment.
         keys.publish(&overlap);
         current.store(old + 1, SeqCst);
+        // One that both gateways have seen, and would not ask about again so soon.
+        let known = signers[old].token(number.fetch_add(1, SeqCst));
+        let mut stays = Dial::to(addresses[0]).token(&known).connected().await;
+        for address in addresses {
+            assert_eq!(outcome(address, &known).await, None);
+        }
         sleep(Duration::from_millis(1500)).await;
         keys.publish(std::slice::from_ref(&next));
         let withdrawn = Instant::now();
@@ -106,6 +113,15 @@ async fn keys_change_under_load() {
             }
         }
         println!("refused {:?} after its key was withdrawn", withdrawn.elapsed());
+        for address in addresses {
+            while outcome(address, &known).await != Some(4001) {
+                assert!(withdrawn.elapsed() < PATIENCE, "a token that was good once");
+            }
+        }
+        println!("and one that was known by then {:?} after", withdrawn.elapsed());
+        // Who is in stays, until the token ends or is revoked.
+        stays.say("lobby", 1).await;
+        stays.heard_nothing_else().await;
     }
     stop.store(true, SeqCst);
     for client in clients {

@@ -50,6 +50,8 @@ struct State {
     /// Questions that wait for their answer. As many as the inner verifier takes at once: it has a limit of its own, and
     /// ends each within a time of its own.
     under_way: HashMap<TokenKey, UnderWay>,
+    /// How often all was forgotten. What was asked before that is not remembered after it.
+    forgotten: u64,
 }
 
 /// How each check ended.
@@ -66,7 +68,7 @@ struct Counters {
 impl<V: TokenVerifier> CachedVerifier<V> {
     /// With nothing known yet. Call it within the runtime that outlives all its users.
     pub fn new(verifier: V) -> Self {
-        let state = State { known: KnownTokens::new(CACHE_BYTES), under_way: HashMap::new() };
+        let state = State { known: KnownTokens::new(CACHE_BYTES), under_way: HashMap::new(), forgotten: 0 };
         let inner = Inner { verifier, state: Mutex::new(state), counters: Counters::default() };
         Self { inner: Arc::new(inner), runtime: Handle::current() }
     }
@@ -82,7 +84,8 @@ impl<V: TokenVerifier> CachedVerifier<V> {
                 counters.fresh.fetch_add(1, Relaxed);
                 return Ok(claims.as_ref().clone());
             }
-            state.under_way.entry(key).or_insert_with(|| self.ask(key, token, now_ms)).clone()
+            let forgotten = state.forgotten;
+            state.under_way.entry(key).or_insert_with(|| self.ask(key, token, now_ms, forgotten)).clone()
         };
         match answer.await.unwrap_or_else(|_| Err(VerifyError::Unavailable("the verifier broke".to_owned()))) {
             Ok(claims) => {
@@ -107,10 +110,10 @@ impl<V: TokenVerifier> CachedVerifier<V> {
     }
 
     /// Goes on when whoever asked first has gone: the others still wait, and the answer is worth remembering.
-    fn ask(&self, key: TokenKey, token: &str, now_ms: u64) -> UnderWay {
+    fn ask(&self, key: TokenKey, token: &str, now_ms: u64, forgotten: u64) -> UnderWay {
         self.inner.counters.requests.fetch_add(1, Relaxed);
         let (tell, answer) = oneshot::channel();
-        let (question, token) = (Question { inner: self.inner.clone(), key }, token.to_owned());
+        let (question, token) = (Question { inner: self.inner.clone(), key, forgotten }, token.to_owned());
         self.runtime.spawn(async move {
             let verified = question.inner.verifier.verify(&token).await.map(Arc::new);
             question.remember(&verified, now_ms);
@@ -119,6 +122,15 @@ impl<V: TokenVerifier> CachedVerifier<V> {
             let _ = tell.send(verified);
         });
         answer.shared()
+    }
+
+    /// Every token is asked about again, be it that nobody answers: a key was withdrawn, and any of them may be signed with it.
+    pub fn forget_all(&self) {
+        let mut state = self.inner.state.lock();
+        state.known = KnownTokens::new(CACHE_BYTES);
+        // Those who wait still get their answer; who comes from now on doesn't join them.
+        state.under_way.clear();
+        state.forgotten += 1;
     }
 }
 
@@ -147,12 +159,14 @@ impl<V: TokenVerifier> Figures for CachedVerifier<V> {
 struct Question<V> {
     inner: Arc<Inner<V>>,
     key: TokenKey,
+    forgotten: u64,
 }
 
 impl<V> Question<V> {
     fn remember(&self, verified: &Verified, asked_ms: u64) {
         let mut state = self.inner.state.lock();
         match verified {
+            Ok(_) if state.forgotten != self.forgotten => {}
             Ok(claims) => state.known.remember(self.key, claims.clone(), asked_ms),
             // What was good before and is not any more must not open a door when the auth service goes away later.
             Err(VerifyError::Refused(_)) => state.known.forget(&self.key),
@@ -163,7 +177,10 @@ impl<V> Question<V> {
 
 impl<V> Drop for Question<V> {
     fn drop(&mut self) {
-        self.inner.state.lock().under_way.remove(&self.key);
+        let mut state = self.inner.state.lock();
+        if state.forgotten == self.forgotten {
+            state.under_way.remove(&self.key);
+        }
     }
 }
 
@@ -290,6 +307,34 @@ mod tests {
         assert_eq!(world.opens(NOW_MS + FRESH_MS).await, Err(refused()));
         world.answers(Err(away()));
         assert_eq!(world.opens(NOW_MS + FRESH_MS + 1).await, Err(away()));
+    }
+
+    #[tokio::test]
+    async fn forgotten_tokens_open_nothing_unasked() {
+        let world = World::new();
+        world.opens(NOW_MS).await.unwrap();
+        world.cached.forget_all();
+        world.answers(Err(away()));
+        assert_eq!(world.opens(NOW_MS).await, Err(away()), "also while nobody can be asked");
+        world.answers(Err(refused()));
+        assert_eq!(world.opens(NOW_MS).await, Err(refused()));
+    }
+
+    #[tokio::test]
+    async fn answer_from_before_is_not_remembered() {
+        let world = World::new();
+        world.fake.gate.forget_permits(1000);
+        let (cached, asked_before) = (world.cached.clone(), world.asked());
+        let early = tokio::spawn(async move { cached.verify_at("ada", NOW_MS).await });
+        while world.asked() == asked_before {
+            tokio::task::yield_now().await;
+        }
+        world.cached.forget_all();
+        world.fake.gate.add_permits(1000);
+        early.await.unwrap().unwrap();
+        world.answers(Err(refused()));
+        assert_eq!(world.opens(NOW_MS).await, Err(refused()));
+        assert!(world.cached.inner.state.lock().under_way.is_empty());
     }
 
     #[tokio::test]

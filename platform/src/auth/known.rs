@@ -14,8 +14,8 @@ use std::{
 use carillon_proto::claims::{Claims, Grant};
 use sha2::{Digest, Sha256};
 
-/// How long a verified token is taken as verified. What changes meanwhile at the auth service (a key withdrawn, other
-/// default grants) is not seen for so long; revocations don't depend on it.
+/// How long a verified token is taken as verified. What changes meanwhile at the auth service (other default grants, a key that
+/// is missing after a restart) is not seen for so long. Revocations, and keys that are withdrawn from a key set, don't depend on it.
 pub(super) const FRESH_MS: u64 = 60_000;
 
 /// How long a verified token still opens doors while the auth service is away: long enough for a failed roll-out to be

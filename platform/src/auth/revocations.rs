@@ -64,6 +64,7 @@ pub struct Revocations {
     /// Whether the bucket was read at all: until then nobody knows who may come in.
     is_known: watch::Sender<bool>,
     news: broadcast::Sender<News>,
+    key_withdrawals: watch::Sender<u64>,
     start: Instant,
     read_ms: AtomicU64,
     is_cut_off: AtomicBool,
@@ -75,6 +76,7 @@ impl Default for Revocations {
             set: RwLock::default(),
             is_known: watch::Sender::new(false),
             news: broadcast::Sender::new(NEWS),
+            key_withdrawals: watch::Sender::default(),
             start: Instant::now(),
             read_ms: AtomicU64::new(0),
             is_cut_off: AtomicBool::new(false),
@@ -113,6 +115,11 @@ impl Revocations {
         self.news.subscribe()
     }
 
+    /// Changes whenever the auth service tells that a key is none any more: what a cache knows may be signed with it.
+    pub fn key_withdrawals(&self) -> watch::Receiver<u64> {
+        self.key_withdrawals.subscribe()
+    }
+
     /// Waits until the bucket was read once.
     pub async fn wait_until_known(&self) {
         let _ = self.is_known.subscribe().wait_for(|is_known| *is_known).await;
@@ -149,6 +156,7 @@ impl Revocations {
             Told::Revoked(revocation) => self.take([revocation]),
             // Nobody is there to hear it while no shard runs.
             Told::Disconnect(user) => drop(self.news.send(News::Disconnect(user.into()))),
+            Told::KeysWithdrawn(_) => self.key_withdrawals.send_modify(|count| *count += 1),
         }
     }
 
@@ -305,7 +313,7 @@ mod tests {
         let world = World::new().await;
         let revocations = world.start();
         revocations.wait_until_known().await;
-        let mut news = revocations.news();
+        let (mut news, mut withdrawals) = (revocations.news(), revocations.key_withdrawals());
         let told = |told| Notice { version: notice::VERSION, notice: Some(told) }.encode_to_vec();
         let disconnect = told(Told::Disconnect("ada".to_owned()));
         // Twice, and garbage between: the second is none.
@@ -314,6 +322,9 @@ mod tests {
         }
         assert!(matches!(news.recv().await, Ok(News::Revoked)));
         assert!(matches!(news.recv().await, Ok(News::Disconnect(user)) if *user == *"ada"));
+        assert!(!withdrawals.has_changed().unwrap());
+        world.bus.publish(notice::SUBJECT, told(Told::KeysWithdrawn(true)).into());
+        withdrawals.changed().await.unwrap();
         assert!(revocations.check(&claims("a")).is_err());
     }
 
