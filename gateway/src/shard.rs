@@ -76,6 +76,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
 /// What is read from a socket at once, beside the rest of a frame.
 const READ_BYTES: usize = 16 * 1024;
+/// By how much the wall clock must have gone ahead of the other one, since the last look, for all tokens to be looked at again:
+/// more than any gentle correction does in the time that the leeway covers.
+const CLOCK_STEP_MS: u64 = 1000;
 /// How far ahead the end of a token is scheduled.
 const EXPIRY_LOOK_MS: u64 = 600_000;
 /// A client that is told to leave waits so long at most before it comes back, by chance.
@@ -259,6 +262,8 @@ pub(crate) struct Shard {
     tally: Tally,
     publishes: Publishes,
     said_ticks: u32,
+    /// The wall clock when the other one began, as far as was last looked at.
+    epoch_ms: u64,
 }
 
 impl Shard {
@@ -291,6 +296,7 @@ impl Shard {
                 tally: Tally::default(),
                 publishes: Publishes::default(),
                 said_ticks: 0,
+                epoch_ms: u64::MAX,
                 config,
             })
         })
@@ -624,6 +630,22 @@ impl Shard {
         }
     }
 
+    /// A wall clock that was set ahead (a machine that slept, an operator) ends tokens sooner than was reckoned with. One that was
+    /// set back needs nothing: each token is looked at again when it seems due.
+    fn watch_for_steps(&mut self, now: Now) {
+        let epoch_ms = now.unix_ms.saturating_sub(now.mono_ms);
+        let is_step = epoch_ms > self.epoch_ms.saturating_add(CLOCK_STEP_MS);
+        if is_step || epoch_ms < self.epoch_ms {
+            self.epoch_ms = epoch_ms;
+        }
+        if is_step {
+            let all: Vec<Conn> = self.hub.all().collect();
+            for conn in all {
+                self.on_due(conn, Due::Expiry, now);
+            }
+        }
+    }
+
     fn schedule_expiry(&mut self, conn: Conn, expires_at_ms: u64, now: Now) {
         let left = expires_at_ms.saturating_add(self.config.leeway_ms).saturating_sub(now.unix_ms);
         // The wall clock may be set meanwhile, and a token may outlive its connection by years: looked at again before long.
@@ -671,6 +693,7 @@ impl Shard {
     fn on_tick(&mut self) {
         let now = self.now();
         self.hub.on_tick(now.mono_ms);
+        self.watch_for_steps(now);
         while let Some(due) = self.wheel.pop(now.mono_ms) {
             for (conn, due) in due {
                 self.on_due(conn, due, now);

@@ -28,7 +28,26 @@ impl<'a> Polling<'a> {
     }
 
     async fn send(&self, packet: &str) {
-        Call::new("POST", &self.path()).header("content-type", "text/plain").body(packet.as_bytes()).to(self.server).await;
+        self.post(packet).await;
+    }
+
+    /// Sends these packets; the status of the answer.
+    pub(crate) async fn post(&self, packets: &str) -> u16 {
+        let post = Call::new("POST", &self.path()).header("content-type", "text/plain").body(packets.as_bytes());
+        post.to(self.server).await.status
+    }
+
+    /// Passes over packets, answering pings, until there is no such connection any more; whether it was told to stay away, by
+    /// DISCONNECT or CONNECT_ERROR.
+    pub(crate) async fn was_stopped(mut self) -> bool {
+        let mut was_stopped = false;
+        while let Some(packet) = self.next().await {
+            if packet == "2" {
+                self.send("3").await;
+            }
+            was_stopped |= packet.starts_with("41") || packet.starts_with("44");
+        }
+        was_stopped
     }
 
     /// The next packet; `None` once there is no such connection.

@@ -121,8 +121,15 @@ impl Server {
 
     /// With nothing but these settings.
     pub(crate) async fn bare(shape: Shape, settings: &[(&str, &str)]) -> Self {
+        Self::in_environment(shape, &[], settings).await
+    }
+
+    /// With nothing but these settings, in processes with these variables.
+    pub(crate) async fn in_environment(shape: Shape, variables: &[(&str, &str)], settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut settings: BTreeMap<_, _> = settings.iter().map(|(name, value)| (variable(name), (*value).to_owned())).collect();
+        let settings = settings.iter().map(|(name, value)| (variable(name), (*value).to_owned()));
+        let mut settings: BTreeMap<_, _> =
+            settings.chain(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).collect();
         let log = |name: &str| folder.path().join(format!("{name}.log"));
         let (front, behind) = match shape {
             Shape::Serve | Shape::Dev => {
