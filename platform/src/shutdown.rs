@@ -184,6 +184,24 @@ mod tests {
         assert_eq!(process("fails").wait().unwrap().code(), Some(1));
     }
 
+    #[test]
+    fn panic_of_any_task_ends_the_process() {
+        let mut process = process("panics");
+        // Otherwise it would look sound for ever.
+        let started = std::time::Instant::now();
+        let status = loop {
+            if let Some(status) = process.try_wait().unwrap() {
+                break status;
+            }
+            if started.elapsed() > Duration::from_secs(20) {
+                kill(&process, "KILL");
+                panic!("it goes on");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        assert_eq!(status.code(), Some(1));
+    }
+
     /// Signals and exit codes belong to a whole process: this test binary runs itself, as the process of `BEHAVIOUR`.
     fn process(behaviour: &str) -> Child {
         let mut process = Command::new(std::env::current_exe().unwrap())
@@ -219,6 +237,9 @@ mod tests {
             println!("\nready");
             if behaviour == "fails" {
                 shutdown.fail("test", "broken");
+            }
+            if behaviour == "panics" {
+                drop(tokio::spawn(async { panic!("a task breaks") }));
             }
             shutdown.draining().await;
             println!("draining");

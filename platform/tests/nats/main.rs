@@ -11,6 +11,7 @@ mod away;
 mod fence;
 mod history;
 mod server;
+mod tls;
 mod versions;
 
 mod bus {

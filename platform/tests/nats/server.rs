@@ -25,8 +25,19 @@ pub(crate) struct NatsServer {
 impl NatsServer {
     pub(crate) fn start() -> Self {
         let folder = TempDir::new().expect("a temporary folder");
-        let (process, port) = spawn(&folder, None);
+        let (process, port) = spawn(&folder, None, &[]);
         Self { folder, process, port }
+    }
+
+    /// With more arguments.
+    pub(crate) fn start_with(more: &[String]) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let (process, port) = spawn(&folder, None, more);
+        Self { folder, process, port }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(crate) fn settings(&self) -> settings::Nats {
@@ -53,7 +64,7 @@ impl NatsServer {
     /// Again on the same port and folder.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.process = spawn(&self.folder, Some(self.port)).0;
+        self.process = spawn(&self.folder, Some(self.port), &[]).0;
     }
 }
 
@@ -63,7 +74,7 @@ impl Drop for NatsServer {
     }
 }
 
-fn spawn(folder: &TempDir, port: Option<u16>) -> (Child, u16) {
+fn spawn(folder: &TempDir, port: Option<u16>, more: &[String]) -> (Child, u16) {
     let ports = folder.path().join("ports");
     let _ = std::fs::remove_dir_all(&ports);
     std::fs::create_dir(&ports).expect("a folder for the port");
@@ -76,6 +87,7 @@ fn spawn(folder: &TempDir, port: Option<u16>) -> (Child, u16) {
         .arg(&ports)
         .arg("--log")
         .arg(folder.path().join("server.log"))
+        .args(more)
         .stdin(Stdio::null())
         .spawn()
         .unwrap_or_else(|error| panic!("{} does not start: {error}", program.display()));
