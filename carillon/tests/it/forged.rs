@@ -162,20 +162,35 @@ async fn grants_hold_at_every_door() {
         }
         let (mut socketio, answer) = Polling::connect(&server, &json!({ "token": token }).to_string()).await;
         assert!(answer.starts_with("40{"), "{answer}");
-        for (event, operation) in [
+        let mut events = vec![
             (json!(["join", room]), "join"),
+            (json!(["join", room, { "since": 0 }]), "join"),
             (json!(["broadcast", { "room": room, "payload": 1 }]), "publish"),
+            (json!(["broadcast", { "room": room, "payload": 1, "ephemeral": true }]), "publish"),
             (json!(["history", { "room": room }]), "history"),
             (json!(["presence", { "room": room }]), "presence"),
-        ] {
+        ];
+        if let Some((kind, id)) = room.split_once(':').filter(|(_, id)| !id.is_empty()) {
+            events.push((json!([format!("{kind}:join"), id]), "join"));
+            events.push((json!([format!("{kind}:message"), { "roomId": id, "text": 1 }]), "publish"));
+        }
+        for (event, operation) in events {
             let answer = socketio.ask(&event.to_string()).await;
             let was_refused = answer.contains(r#""error":{"#);
             assert_eq!(!was_refused, may(operation), "{event} {vector}: {answer}");
             assert!(!was_refused || answer.contains(r#""code":"forbidden""#), "{answer}");
         }
         // A personal room is joined by the path, whatever the token says; here it takes a grant like any other.
-        let status = Listen::to(&server, &format!("/events?room={room}")).token(&token).open().await.status;
-        assert_eq!(status, if may("join") { 200 } else { 403 }, "events of {vector}");
+        for listen in [
+            Listen::to(&server, &format!("/events?room={room}")),
+            // Whoever comes back is asked as well.
+            Listen::to(&server, &format!("/events?room={room}")).after("any cursor"),
+            // One that is allowed opens no other.
+            Listen::to(&server, &format!("/events?room=user:{user}&room={room}")),
+        ] {
+            let status = listen.token(&token).open().await.status;
+            assert_eq!(status, if may("join") { 200 } else { 403 }, "events of {vector}");
+        }
         let path = format!("/rooms/{room}");
         let admin = vector["admin"].as_bool().unwrap();
         for (method, path, is_allowed) in [
@@ -212,6 +227,43 @@ async fn logs_hold_no_token_and_no_payload() {
         Call::new("POST", "/rooms/lobby/messages").token(token).json(&said).to(&server).await;
         Call::new("POST", "/tokens").token(token).json(r#"{"sub":"bob","ttl":60}"#).to(&server).await;
     }
+    // The other doors, friendly and not, and HTTP/2, whose library logs as well.
+    let mut bob = server.connect("bob").await;
+    for token in [&token, &forged] {
+        let asked = format!("/events?room=lobby&token={token}");
+        for listen in [
+            Listen::to(&server, "/events/ada").token(token).http2(),
+            Listen::to(&server, &asked),
+            Listen::to(&server, "/events/ada").header("cookie", &format!("carillon_token={token}")).header("origin", ORIGIN),
+            Listen::to(&server, "/events/ada").token(token).after(secret),
+        ] {
+            let mut listener = listen.open().await;
+            if listener.status == 200 {
+                bob.say("lobby", format!("\"{secret}\"")).await;
+                bob.say("user:bob", format!("\"{secret}\"")).await;
+                listener.event().await;
+            }
+        }
+        let (mut seat, answer) = Polling::connect(&server, &json!({ "token": token }).to_string()).await;
+        if answer.starts_with("40") {
+            let said = json!(["broadcast", { "room": "lobby", "payload": secret }]).to_string();
+            assert!(seat.ask(&said).await.contains("offset"));
+            seat.ask(&json!(["broadcast", { "room": "", "payload": secret }]).to_string()).await;
+            seat.ask(&json!(["refresh", token]).to_string()).await;
+            seat.post(&format!("42[\"{secret}")).await;
+        }
+        for body in [format!(r#"{{"payload":"{secret}"#), format!(r#"{{"payload":1,"key":["{secret}"]}}"#), secret.to_owned()] {
+            Call::new("POST", "/rooms/lobby/messages").token(token).json(&body).to(&server).await;
+            Call::new("POST", "/revocations").token(token).json(&body).to(&server).await;
+        }
+    }
+    let mut eve = server.connect("eve").await;
+    for bad in [secret.to_owned(), format!(r#"{{"type":"{secret}","room":"lobby"}}"#)] {
+        eve.send(bad).await;
+        eve.next().await;
+    }
+    eve.send_bytes(&[&[0xc1, 0x80 | secret.len() as u8, 0, 0, 0, 0], secret.as_bytes()].concat()).await;
+    assert_eq!(eve.closed().await.0, 1002);
     let logged = server.logged();
     assert!(logged.len() > 200, "something was logged: {logged}");
     let signature = token.rsplit('.').next().unwrap();

@@ -44,6 +44,8 @@ fn kinds(token: &str) -> Vec<Kind> {
              sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
     };
+    let socketio = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let behind = |token: &str, frames: &[Vec<u8>]| [upgrade(token).into_bytes(), frames.concat()].concat();
     let bad = frame(0x81, b"nonsense");
     let mut fragments = vec![frame(0x01, b"")];
@@ -57,6 +59,27 @@ fn kinds(token: &str) -> Vec<Kind> {
         Kind { name: "bad frames", sends: behind(token, &[vec![bad; 12].concat()]) },
         Kind { name: "too large", sends: behind(token, &[frame(0x81, &vec![b'x'; 70_000])]) },
         Kind { name: "fragments", sends: behind(token, &fragments) },
+        Kind { name: "many headers", sends: format!("GET /ws HTTP/1.1\r\n{}\r\n", "x: 1\r\n".repeat(5000)).into_bytes() },
+        Kind {
+            name: "slow body",
+            sends: format!(
+                "POST /rooms/r/messages HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\
+                 content-type: application/json\r\ncontent-length: 60000\r\n\r\n{{\"payload\":"
+            )
+            .into_bytes(),
+        },
+        Kind {
+            name: "stream without token",
+            sends: b"GET /events/eve HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".to_vec(),
+        },
+        Kind {
+            name: "Socket.IO without CONNECT",
+            sends: b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".to_vec(),
+        },
+        Kind { name: "Socket.IO nonsense", sends: [socketio.as_bytes(), &frame(0x81, b"42[")].concat() },
+        Kind { name: "Socket.IO bad token", sends: [socketio.as_bytes(), &frame(0x81, br#"40{"token":"x"}"#)].concat() },
+        Kind { name: "HTTP/2 nonsense", sends: [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &[0xff; 20_000]].concat() },
+        Kind { name: "compressed", sends: behind(token, &[frame(0xc1, &[0; 1000])]) },
         Kind { name: "not masked", sends: behind(token, &[vec![0x81, 1, b'x']]) },
         Kind { name: "not UTF-8", sends: behind(token, &[frame(0x81, &[0xff])]) },
         Kind {

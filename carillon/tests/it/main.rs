@@ -35,6 +35,7 @@ mod http;
 
 mod bad_frames;
 mod crowd;
+mod edges;
 mod heartbeat;
 mod limits;
 mod slow_reader;
