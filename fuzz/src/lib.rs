@@ -3,6 +3,7 @@
 mod cursor;
 mod engineio;
 mod frames;
+mod requests;
 mod tokens;
 
 /// See `cursor.rs`.
@@ -28,4 +29,9 @@ pub fn keys(bytes: &[u8]) {
 /// See `engineio.rs`.
 pub fn engineio(bytes: &[u8]) {
     engineio::run(bytes);
+}
+
+/// See `requests.rs`.
+pub fn requests(bytes: &[u8]) {
+    requests::run(bytes);
 }

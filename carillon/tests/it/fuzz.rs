@@ -6,11 +6,14 @@ mod cursor;
 mod engineio;
 #[path = "../../../fuzz/src/frames.rs"]
 mod frames;
+#[path = "../../../fuzz/src/requests.rs"]
+mod requests;
 #[path = "../../../fuzz/src/tokens.rs"]
 mod tokens;
 
 use std::{panic::catch_unwind, path::Path};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio_tungstenite::tungstenite::protocol::frame::{
     Frame as WireFrame,
     coding::{Data, OpCode},
@@ -19,24 +22,29 @@ use tokio_tungstenite::tungstenite::protocol::frame::{
 /// `CARILLON_TEST_MUTATIONS` says otherwise.
 const MUTATIONS: u64 = 4000;
 
+/// What has a name, and then what runs of the fuzzer have found, by the number of its line.
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+    let files = std::fs::read_dir(fuzz.join("corpus").join(target)).unwrap().map(|file| file.unwrap().path());
     let named = files.map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap()));
     let mut corpus: Vec<_> = named.collect();
     corpus.sort();
+    let found = std::fs::read_to_string(fuzz.join("found").join(target)).unwrap();
+    let lines = found.lines().enumerate();
+    corpus.extend(lines.map(|(line, text)| (format!("found, line {}", line + 1), STANDARD.decode(text).unwrap())));
     corpus
 }
 
 /// Its name, which is that of its corpus, what it does, and what its inputs are made of.
 type Target = (&'static str, fn(&[u8]), fn(&mut Chance, &mut Vec<u8>));
 
-const TARGETS: [Target; 5] = [
+const TARGETS: [Target; 6] = [
     ("frames", frames::run, Chance::add_frame),
     ("cursor", cursor::run, Chance::add_frame),
     ("tokens", tokens::run, Chance::add_frame),
     ("keys", tokens::run_keys, Chance::add_frame),
     ("engineio", engineio::run, Chance::add_packet),
+    ("requests", requests::run, Chance::add_frame),
 ];
 
 #[test]

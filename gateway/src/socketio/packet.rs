@@ -92,8 +92,9 @@ fn digits(text: &str) -> (&str, &str) {
 }
 
 fn object(text: &str) -> Result<&str, Malformed> {
-    let is_object = text.starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok();
-    if is_object { Ok(text) } else { Err(Malformed("a CONNECT carries an object")) }
+    // Without the white space around it.
+    let value = serde_json::from_str::<&RawValue>(text).map(RawValue::get);
+    value.ok().filter(|value| value.starts_with('{')).ok_or(Malformed("a CONNECT carries an object"))
 }
 
 fn array(text: &str) -> Result<Vec<&RawValue>, Malformed> {
