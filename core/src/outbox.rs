@@ -10,7 +10,9 @@ use bytes::Bytes;
 pub struct Outbox {
     chunks: VecDeque<Bytes>,
     /// How much of the first chunk is on the socket already.
-    written: usize,
+    written: u32,
+    /// Counts, wrapping.
+    taken: u32,
     bytes: usize,
 }
 
@@ -35,6 +37,11 @@ impl Outbox {
         self.bytes
     }
 
+    /// Counts the bytes that were taken out, wrapping.
+    pub fn taken(&self) -> u32 {
+        self.taken
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty()
@@ -42,16 +49,18 @@ impl Outbox {
 
     /// What to write next, in order.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        self.chunks.iter().enumerate().map(|(index, chunk)| if index == 0 { &chunk[self.written..] } else { &chunk[..] })
+        self.chunks.iter().enumerate().map(|(index, chunk)| if index == 0 { &chunk[self.written as usize..] } else { &chunk[..] })
     }
 
     /// The socket took so many bytes.
     pub fn on_written(&mut self, mut count: usize) {
         self.bytes -= count;
+        self.taken = self.taken.wrapping_add(count as u32);
         while let Some(first) = self.chunks.front() {
-            let rest = first.len() - self.written;
+            let rest = first.len() - self.written as usize;
             if count < rest {
-                self.written += count;
+                // No chunk is as long as 4 GiB: it is a frame.
+                self.written += count as u32;
                 return;
             }
             count -= rest;
@@ -66,6 +75,7 @@ impl Outbox {
         debug_assert_eq!(self.written, 0, "a chunk is written or taken");
         let chunk = self.chunks.pop_front()?;
         self.bytes -= chunk.len();
+        self.taken = self.taken.wrapping_add(chunk.len() as u32);
         if self.chunks.is_empty() {
             self.chunks = VecDeque::new();
         }
@@ -79,7 +89,7 @@ impl Outbox {
         self.bytes = 0;
         match under_way {
             Some(chunk) => {
-                self.bytes = chunk.len() - self.written;
+                self.bytes = chunk.len() - self.written as usize;
                 self.chunks.push_back(chunk);
             }
             None => self.written = 0,
@@ -103,7 +113,7 @@ mod tests {
         }
         outbox.on_written(4);
         assert_eq!(content(&outbox), b"efg");
-        assert_eq!(outbox.bytes(), 3);
+        assert_eq!((outbox.bytes(), outbox.taken()), (3, 4));
         outbox.on_written(3);
         assert!(outbox.is_empty());
         assert_eq!(outbox.chunks.capacity(), 0);
@@ -123,7 +133,7 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.push("abc".into(), 100).unwrap();
         outbox.push("d".into(), 100).unwrap();
-        assert_eq!((outbox.pop(), outbox.bytes()), (Some("abc".into()), 1));
+        assert_eq!((outbox.pop(), outbox.bytes(), outbox.taken()), (Some("abc".into()), 1, 3));
         assert_eq!((outbox.pop(), outbox.pop()), (Some("d".into()), None));
         assert_eq!(outbox.chunks.capacity(), 0);
     }

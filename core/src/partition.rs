@@ -420,7 +420,7 @@ impl Partition {
         let attached = Attached {
             room: attach.room.clone(),
             head: if missed.is_some() { known.unwrap_or(room.head) } else { room.head },
-            epoch: room.epoch.as_str().to_owned(),
+            epoch: room.told_epoch(),
             gap: missed.is_none() && known.is_some(),
             newest: room.head,
         };
@@ -577,6 +577,8 @@ impl Partition {
             return self.links.send(asker, down::Item::Page(page));
         }
         let after = after.map(|after| after.max(floor - 1));
+        // Backward, one more tells by its age whether there is anything further.
+        let limit = limit + usize::from(after.is_none());
         self.read_log(PendingRead { asker, read, room: name }, after, before, limit);
     }
 
@@ -593,18 +595,26 @@ impl Partition {
         let Some(room) = self.rooms.get_mut(&pending.room).and_then(Room::known) else { return };
         // The log may have acked more than this owner has told yet: that comes as deliveries, in its order.
         records.retain(|record| record.offset <= room.head);
-        let first = if first == 0 { room.head + 1 } else { first.max(room.keep.floor(room.head)) };
+        let is_forward = matches!(pending.read.span, Some(read::Span::After(_)));
+        // Going forward, what was kept when it was asked for is shown, though the room has grown out of it meanwhile: nothing
+        // would look like the end of the room.
+        let floor = room.keep.floor(room.head);
+        let floor = records.first().filter(|_| is_forward).map_or(floor, |oldest| floor.min(oldest.offset));
+        let first = if first == 0 { room.head + 1 } else { first.max(floor) };
         let (oldest_ts, read_any) = (room.keep.oldest_ts(now.unix_ms), !records.is_empty());
         let newest_old = records.iter().rev().find(|record| record.ts < oldest_ts).map(|record| record.offset);
         let first = first.max(newest_old.map_or(0, |offset| offset + 1));
         records.retain(|record| record.offset >= first);
         if let Some(old) = newest_old {
             self.effects.push_back(Effect::Trim { room: pending.room.clone(), below: old + 1 });
-            let is_forward = matches!(pending.read.span, Some(read::Span::After(_)));
             if read_any && records.is_empty() && is_forward {
                 let limit = pending.read.limit.clamp(1, 1000) as usize;
                 return self.read_log(pending, Some(old), None, limit);
             }
+        }
+        if !is_forward {
+            let limit = pending.read.limit.clamp(1, 1000) as usize;
+            records.drain(..records.len().saturating_sub(limit));
         }
         let epoch = room.epoch.as_str().to_owned();
         let messages = records.into_iter().map(|record| Message { epoch: epoch.clone(), ..to_message(record) });
@@ -785,6 +795,11 @@ impl Partition {
 const RETRY_AFTER_MS: u32 = 500;
 
 impl ReadyRoom {
+    /// A room that is still empty has no epoch, though its first message, on its way to the log, may have given it one.
+    fn told_epoch(&self) -> String {
+        if self.head == 0 { String::new() } else { self.epoch.as_str().to_owned() }
+    }
+
     /// Whether even the newest message is too old: then the room is empty, and its next message begins another life.
     fn is_over_age(&self, now: Now) -> bool {
         self.head > 0 && self.assigned == self.head && self.ts < self.keep.oldest_ts(now.unix_ms)
@@ -834,15 +849,7 @@ fn page(read: &Read, room: &ReadyRoom, messages: Vec<Message>, first: Offset) ->
         Some(read::Span::After(_)) => messages.last().is_some_and(|last| last.offset < room.head),
         _ => messages.first().is_some_and(|oldest| oldest.offset > first.max(1)) && !messages.is_empty(),
     };
-    Page {
-        read: read.read,
-        room: read.room.clone(),
-        messages,
-        first,
-        head: room.head,
-        epoch: room.epoch.as_str().to_owned(),
-        more,
-    }
+    Page { read: read.read, room: read.room.clone(), messages, first, head: room.head, epoch: room.told_epoch(), more }
 }
 
 fn to_record(message: &Message, gateway: GatewayId, publish: u64) -> Record {

@@ -16,8 +16,9 @@ mod joining;
 mod owner;
 mod presence;
 mod receiving;
+mod turns;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use carillon_proto::{
@@ -32,10 +33,10 @@ use smallvec::SmallVec;
 use crate::{
     Now,
     grants::{MayJoin, MayPublish, MayRead},
-    link::PAGE_BYTES,
 };
 use owner::{Owner, Pending};
 use presence::Known;
+use turns::Turns;
 
 /// One connection of this gateway: a place, and which of its tenants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +73,9 @@ pub trait Doors {
 
     /// Bytes in the connection's outbox: pages go out as it drains.
     fn outbox_bytes(&self, of: Conn) -> usize;
+
+    /// Counts the bytes that the client has taken out of its outbox, wrapping: one that stands still has stalled.
+    fn outbox_taken(&self, of: Conn) -> u32;
 }
 
 /// The limits that rooms keep, all of them settings.
@@ -88,6 +92,12 @@ pub struct RoomLimits {
     /// Pages under way and outboxes together may hold so many bytes before further members that catch up wait for their turn:
     /// many that come back at once must not push each other over the limit of all outboxes.
     pub replay_total_bytes: usize,
+    /// Pages per partition under way: with each up to 256 KiB, what comes in at once stays within 64 MiB, and a partition
+    /// that does not answer keeps no other one's members waiting.
+    pub replay_pages: usize,
+    /// While members wait because outboxes are full, whoever has taken nothing out of its own for so long is closed as too
+    /// slow: it holds the room that they need.
+    pub replay_stall_ms: u64,
     /// How long a publish is repeated before its outcome is called unknown.
     pub publish_timeout_ms: u64,
     /// How long a join or a read may wait for the owner.
@@ -106,6 +116,8 @@ impl Default for RoomLimits {
             replay_messages: 1000,
             replay_outbox_bytes: 256 * 1024,
             replay_total_bytes: 512 * 1024 * 1024,
+            replay_pages: 16,
+            replay_stall_ms: 5_000,
             publish_timeout_ms: 15_000,
             request_timeout_ms: 10_000,
             pending_publishes: 8192,
@@ -164,16 +176,12 @@ pub struct Rooms {
     owners: [Owner; PARTITIONS as usize],
     reads: HashMap<u64, Reading>,
     catch_ups: HashMap<(RoomKey, u32), CatchUp>,
-    /// Members that wait for their turn to read.
-    queue: VecDeque<(RoomName, Conn)>,
-    /// Pages that were asked for and have not come.
-    pages: usize,
-    /// In all outboxes, as the driver last said, and what pages have put there since.
-    waiting_bytes: usize,
+    /// Which of them may read now.
+    turns: Turns,
     next_read: u64,
     next_publish: u64,
-    /// Joins and reads that may wait until then, in order: they all wait equally long.
-    deadlines: VecDeque<(u64, Waiting)>,
+    /// Joins and reads that may wait until then.
+    deadlines: BTreeMap<u64, Vec<Waiting>>,
     /// Catch-ups whose read failed, and rooms whose attach failed, to be tried again at the next tick.
     retries: Vec<(RoomName, Option<Conn>)>,
     counts: RoomCounts,
@@ -231,8 +239,8 @@ struct CatchUp {
     /// The answer to its join, which comes before its messages.
     owed: Option<Owed>,
     waits: Waits,
-    /// It asked for the newest few: what retention took of them is no loss.
-    is_lenient: bool,
+    /// It asked for the newest few, up to here: what retention took of them is no loss.
+    lenient_until: Offset,
 }
 
 /// What a member that catches up waits for.
@@ -267,7 +275,7 @@ type Reason = Option<&'static str>;
 
 #[derive(Debug)]
 enum Reading {
-    CatchUp { conn: Conn },
+    CatchUp { conn: Conn, partition: PartitionId },
     Join { conn: Conn },
     History { conn: Conn, reference: Option<Box<str>>, read: Read },
     Presence { conn: Conn, reference: Option<Box<str>>, room: RoomName },
@@ -308,12 +316,10 @@ impl Rooms {
             owners: std::array::from_fn(|_| Owner::default()),
             reads: HashMap::new(),
             catch_ups: HashMap::new(),
-            queue: VecDeque::new(),
-            pages: 0,
-            waiting_bytes: 0,
+            turns: Turns::default(),
             next_read: 0,
             next_publish: 0,
-            deadlines: VecDeque::new(),
+            deadlines: BTreeMap::new(),
             retries: Vec::new(),
             counts: RoomCounts::default(),
         }
@@ -448,7 +454,7 @@ impl Rooms {
             Span::Newest => read::Span::Before(u64::MAX),
         };
         let read = self.new_read(permit.room(), span, limit);
-        self.deadlines.push_back((now.mono_ms + self.limits.request_timeout_ms, Waiting::Read(read.read)));
+        self.wait(self.deadline_ms(now), Waiting::Read(read.read));
         self.owner(permit.room()).queue(up::Item::Read(read.clone()), now.mono_ms);
         self.reads.insert(read.read, Reading::History { conn, reference: reference.map(Box::from), read });
     }
@@ -464,18 +470,6 @@ impl Rooms {
             rooms.filter(|room| self.is_waiting_to_read(*room, conn)).take(READS_PER_DRAIN).collect();
         for room in waiting {
             self.read_on(room, conn, now);
-        }
-    }
-
-    /// So many bytes wait in all outboxes: members that wait for their turn read on as soon as there is room.
-    pub fn on_outboxes(&mut self, waiting_bytes: usize, now: Now) {
-        self.waiting_bytes = waiting_bytes;
-        while !self.queue.is_empty() && self.may_read() {
-            let Some((room, conn)) = self.queue.pop_front() else { return };
-            let Some(key) = self.names.get(&room).copied().filter(|_| self.is_here(conn)) else { continue };
-            if self.catch_ups.get(&(key, conn.index)).is_some_and(|catch_up| catch_up.waits == Waits::Turn) {
-                self.read_on(key, conn, now);
-            }
         }
     }
 
@@ -510,10 +504,12 @@ impl Rooms {
                 _ => {}
             }
         }
-        while self.deadlines.front().is_some_and(|(deadline, _)| *deadline <= now.mono_ms) {
-            let (_, waiting) = self.deadlines.pop_front().expect("there is a front");
-            self.on_deadline(waiting, now, doors);
+        while let Some(late) = self.deadlines.first_entry().filter(|late| *late.key() <= now.mono_ms) {
+            for waiting in late.remove() {
+                self.on_deadline(waiting, now, doors);
+            }
         }
+        self.close_stalled(now, doors);
     }
 
     /// The next batch for an owner. Call until `None` after every input, or after several.
@@ -543,6 +539,10 @@ impl Rooms {
         now.mono_ms + self.limits.request_timeout_ms
     }
 
+    fn wait(&mut self, until_ms: u64, waiting: Waiting) {
+        self.deadlines.entry(until_ms).or_default().push(waiting);
+    }
+
     fn is_here(&self, conn: Conn) -> bool {
         self.conns.get(conn.index as usize).is_some_and(|memberships| memberships.life == conn.life)
     }
@@ -551,13 +551,11 @@ impl Rooms {
         self.catch_ups.get(&(room, conn.index)).is_some_and(|catch_up| catch_up.waits == Waits::Drain)
     }
 
-    fn may_read(&self) -> bool {
-        self.waiting_bytes + self.pages * PAGE_BYTES < self.limits.replay_total_bytes
-    }
-
     fn take_reading(&mut self, read: u64) -> Option<Reading> {
         let reading = self.reads.remove(&read)?;
-        self.pages -= usize::from(matches!(reading, Reading::CatchUp { .. }));
+        if let Reading::CatchUp { partition, .. } = reading {
+            self.turns.on_page(partition);
+        }
         Some(reading)
     }
 

@@ -324,4 +324,8 @@ impl Doors for FakeDoors {
     fn outbox_bytes(&self, of: Conn) -> usize {
         self.waiting.get(&of.index).copied().unwrap_or_default()
     }
+
+    fn outbox_taken(&self, _: Conn) -> u32 {
+        0
+    }
 }

@@ -79,6 +79,14 @@ impl Connection {
             Door::Native(_) | Door::Events(_) | Door::Request(_) => self.outbox.bytes(),
         }
     }
+
+    /// Counts the bytes that the client has taken, wrapping.
+    pub(crate) fn taken(&self) -> u32 {
+        match &self.door {
+            Door::SocketIo(seat) => seat.taken,
+            Door::Native(_) | Door::Events(_) | Door::Request(_) => self.outbox.taken(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -213,6 +213,7 @@ impl Hub {
         let Some(seat) = self.seat(conn) else { return };
         let waiting = seat.waiting_bytes();
         let before = std::mem::replace(&mut seat.counted_bytes, waiting);
+        seat.taken = seat.taken.wrapping_add(before.saturating_sub(waiting) as u32);
         self.waiting_bytes = self.waiting_bytes - before + waiting;
         if waiting > limit.saturating_mul(SEAT_BURST) {
             self.close(conn, Close::SlowConsumer);
@@ -429,5 +430,9 @@ impl Doors for Hub {
 
     fn outbox_bytes(&self, of: Conn) -> usize {
         self.get(of).map_or(usize::MAX, Connection::waiting_bytes)
+    }
+
+    fn outbox_taken(&self, of: Conn) -> u32 {
+        self.get(of).map_or(0, Connection::taken)
     }
 }

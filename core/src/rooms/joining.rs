@@ -48,8 +48,10 @@ impl Rooms {
         }
         self.rooms[key as usize].wishes.push((conn, wish));
         self.grant_wishes(key, now, doors);
-        if self.rooms.get(key as usize).is_some_and(|room| room.wishes.iter().any(|(wisher, _)| *wisher == conn)) {
-            self.deadlines.push_back((now.mono_ms + self.limits.request_timeout_ms, Waiting::Join(name.clone(), conn)));
+        let owes = |catch_up: &CatchUp| catch_up.owed.as_ref().is_some_and(|owed| !owed.is_personal);
+        let is_held = |room: &Room| room.wishes.iter().any(|(wisher, _)| *wisher == conn);
+        if self.catch_ups.get(&(key, conn.index)).is_some_and(owes) || self.rooms.get(key as usize).is_some_and(is_held) {
+            self.wait(self.deadline_ms(now), Waiting::Join(name.clone(), conn));
         }
     }
 
@@ -96,7 +98,7 @@ impl Rooms {
         now: Now,
         doors: &mut impl Doors,
     ) {
-        self.catch_ups.remove(&(key, conn.index));
+        self.set_catch_up(key, conn, None);
         let ask = if is_personal { self.next_ask() } else { 0 };
         self.seat(key, conn, options, ask, now, doors);
         let epoch = options.epoch.clone().filter(|epoch| !matches!(epoch, EpochClaim::Named(name) if name.is_empty()));
@@ -105,7 +107,7 @@ impl Rooms {
         let last = options.last.unwrap_or(0).min(self.limits.replay_messages);
         let owed = Owed { reference, claim, last, is_personal, members: None, deadline_ms };
         if is_personal {
-            let catch_up = CatchUp { position: 0, owed: Some(owed), waits: Waits::Counted(ask), is_lenient: false };
+            let catch_up = CatchUp { position: 0, owed: Some(owed), waits: Waits::Counted(ask), lenient_until: 0 };
             self.catch_ups.insert((key, conn.index), catch_up);
             return;
         }
@@ -115,9 +117,8 @@ impl Rooms {
         let name = self.rooms[key as usize].name.clone();
         let who = self.ask_who(&name, now);
         self.reads.insert(who, Reading::Join { conn });
-        let catch_up = CatchUp { position: 0, owed: Some(owed), waits: Waits::Present(who), is_lenient: false };
+        let catch_up = CatchUp { position: 0, owed: Some(owed), waits: Waits::Present(who), lenient_until: 0 };
         self.catch_ups.insert((key, conn.index), catch_up);
-        self.deadlines.push_back((deadline_ms.max(now.mono_ms), Waiting::Join(name, conn)));
     }
 
     /// A member has its place, and who is there is known if it asked: it goes live, or reads on from where it stands.
@@ -129,16 +130,14 @@ impl Rooms {
         };
         let newest = room.last.saturating_sub(u64::from(owed.last));
         let position = owed.claim.as_ref().map_or(newest, |(since, _)| *since);
-        let is_lenient = owed.claim.is_none();
+        let lenient_until = if owed.claim.is_none() { Offset::MAX } else { 0 };
         if stands_here {
             self.answer(key, conn, &owed, None, doors);
             return self.set_live(key, conn);
         }
         // A claim that does not fit what this gateway knows may still be right: another one may be ahead. The owner's page
         // comes in order with its deliveries, so that by then this gateway knows as much as the owner.
-        let (name, deadline_ms) = (room.name.clone(), owed.deadline_ms);
-        self.set_catch_up(key, conn, Some(CatchUp { position, owed: Some(owed), waits: Waits::Drain, is_lenient }));
-        self.deadlines.push_back((deadline_ms.max(now.mono_ms), Waiting::Join(name, conn)));
+        self.set_catch_up(key, conn, Some(CatchUp { position, owed: Some(owed), waits: Waits::Drain, lenient_until }));
         self.read_on(key, conn, now);
     }
 
@@ -202,15 +201,16 @@ impl Rooms {
     /// Asks for the next page of a member that catches up.
     pub(super) fn read_on(&mut self, key: RoomKey, conn: Conn, now: Now) {
         let name = self.rooms[key as usize].name.clone();
-        if !self.may_read() {
+        if !self.turns.may_read(name.partition(), &self.limits) {
             self.catch_ups.get_mut(&(key, conn.index)).expect("it catches up").waits = Waits::Turn;
-            return self.queue.push_back((name, conn));
+            return self.turns.wait(name, conn);
         }
         let position = self.catch_ups[&(key, conn.index)].position;
         let read = self.new_read(&name, read::Span::After(position), self.limits.replay_messages);
         self.catch_ups.get_mut(&(key, conn.index)).expect("found above").waits = Waits::Page(read.read);
-        self.reads.insert(read.read, Reading::CatchUp { conn });
-        self.pages += 1;
+        let partition = name.partition();
+        self.reads.insert(read.read, Reading::CatchUp { conn, partition });
+        self.turns.on_asked(partition);
         // A room that is being attached anew asks once it is.
         if self.rooms[key as usize].is_attached {
             self.owner(&name).queue(up::Item::Read(read), now.mono_ms);
@@ -233,16 +233,19 @@ impl Rooms {
             .as_ref()
             .and_then(|owed| owed.claim.as_ref())
             .is_some_and(|(since, epoch)| *since > head || epoch.as_ref().is_some_and(|epoch| !epoch.is(room.epoch.as_str())));
-        let is_trimmed = page.first.saturating_sub(1) > catch_up.position && catch_up.position < head;
-        let reason = match (is_elsewhere, is_trimmed && !catch_up.is_lenient) {
+        let gone = page.first.saturating_sub(1);
+        let is_trimmed = gone > catch_up.position.max(catch_up.lenient_until) && catch_up.position < head;
+        let reason = match (is_elsewhere, is_trimmed) {
             (true, _) => Some("epoch"),
             (false, true) => Some("trimmed"),
             (false, false) => None,
         };
-        if reason.is_some() {
+        // The newest few are counted from the head that it is told.
+        let wants_newest = owed.as_ref().is_some_and(|owed| owed.claim.is_none());
+        if reason.is_some() || wants_newest {
             let last = owed.as_ref().map_or(0, |owed| owed.last);
             catch_up.position = head.saturating_sub(u64::from(last));
-            catch_up.is_lenient = true;
+            catch_up.lenient_until = head;
         }
         // A member that retention overtook in the middle is told as well, unasked.
         let overtaken = Owed { reference: None, claim: None, last: 0, is_personal: false, members: None, deadline_ms: 0 };
@@ -250,8 +253,8 @@ impl Rooms {
             self.answer(key, conn, &owed, reason, doors);
         }
         // The page of a claim that belongs elsewhere says nothing about the newest few.
-        if catch_up.is_lenient && !is_elsewhere {
-            catch_up.position = catch_up.position.max(page.first.saturating_sub(1).min(head));
+        if catch_up.lenient_until > 0 && !is_elsewhere {
+            catch_up.position = catch_up.position.max(gone.min(head));
         }
         let fitted = self.replay(key, conn, &mut catch_up, &page.messages, doors);
         if catch_up.position >= head {
@@ -283,7 +286,9 @@ impl Rooms {
                 return false;
             }
             catch_up.position = message.offset;
-            self.waiting_bytes += message.payload.len();
+            // From here on it counts: what retention takes now is a loss.
+            catch_up.lenient_until = 0;
+            self.turns.on_replayed(message.payload.len());
             if member.is_own(message, doors) {
                 doors.frame(conn, &own(message, &out));
             } else {
@@ -329,7 +334,7 @@ impl Rooms {
             behind.push(member.conn);
         }
         for conn in behind {
-            self.set_catch_up(key, conn, Some(CatchUp { position, owed: None, waits: Waits::Drain, is_lenient: false }));
+            self.set_catch_up(key, conn, Some(CatchUp { position, owed: None, waits: Waits::Drain, lenient_until: 0 }));
             self.read_on(key, conn, now);
         }
     }
@@ -410,7 +415,7 @@ impl Rooms {
         if is_member && name.owner() == Some(self.conns[conn.index as usize].user.as_str()) {
             // Every connection is in its personal room for life: it goes on from where it says it stands.
             let position = since.unwrap_or(self.rooms[key as usize].last);
-            let catch_up = CatchUp { position, owed: None, waits: Waits::Drain, is_lenient: true };
+            let catch_up = CatchUp { position, owed: None, waits: Waits::Drain, lenient_until: Offset::MAX };
             self.set_catch_up(key, conn, Some(catch_up));
             return self.retries.push((name, Some(conn)));
         }

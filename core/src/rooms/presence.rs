@@ -55,7 +55,7 @@ impl Rooms {
     /// A client wants to know who is there.
     pub fn presence(&mut self, conn: Conn, permit: &MayWatch, reference: Option<&str>, now: Now) {
         let who = self.ask_who(permit.room(), now);
-        self.deadlines.push_back((now.mono_ms + self.limits.request_timeout_ms, Waiting::Read(who)));
+        self.wait(self.deadline_ms(now), Waiting::Read(who));
         let room = permit.room().clone();
         self.reads.insert(who, Reading::Presence { conn, reference: reference.map(Box::from), room });
     }

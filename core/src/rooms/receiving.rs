@@ -167,7 +167,7 @@ impl Rooms {
     fn on_page(&mut self, page: &Page, now: Now, doors: &mut impl Doors) -> bool {
         match self.take_reading(page.read) {
             None | Some(Reading::Join { .. } | Reading::Presence { .. }) => {}
-            Some(Reading::CatchUp { conn }) => self.on_replay(conn, page, now, doors),
+            Some(Reading::CatchUp { conn, .. }) => self.on_replay(conn, page, now, doors),
             Some(Reading::History { conn, reference, .. }) => {
                 if let Some(room) = RoomName::parse(&page.room).ok().filter(|_| self.is_here(conn)) {
                     let messages: Vec<Outgoing<'_>> = page.messages.iter().filter_map(outgoing).collect();
@@ -201,7 +201,7 @@ impl Rooms {
                     let room = RoomName::parse(&failed.room).ok();
                     failure(doors, conn, failed, reference.as_deref(), room.as_ref());
                 }
-                Some(Reading::CatchUp { conn }) => {
+                Some(Reading::CatchUp { conn, .. }) => {
                     let key = self.names.get(failed.room.as_str()).copied();
                     if let Some(catch_up) = key.and_then(|key| self.catch_ups.get_mut(&(key, conn.index)))
                         && catch_up.waits == Waits::Page(read)

@@ -42,6 +42,8 @@ pub(crate) struct Seat {
     record: Recording,
     /// Of all outboxes' sum, what was counted for this one.
     pub(crate) counted_bytes: usize,
+    /// Counts the bytes that the client has taken, wrapping.
+    pub(crate) taken: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +124,7 @@ impl Seat {
             start: None,
             record: Recording::default(),
             counted_bytes: 0,
+            taken: 0,
         }
     }
 
