@@ -12,6 +12,7 @@ mod presence;
 mod repeats;
 mod retention;
 mod ring;
+mod sweep;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -32,6 +33,8 @@ use presence::{Change, Presence};
 use repeats::{Known, Outcome, Repeats};
 pub use retention::{Keep, Retention};
 use ring::Ring;
+pub use sweep::ROOMS as SWEPT_AT_ONCE;
+use sweep::Sweep;
 
 /// What shapes a partition; the same for all of a process.
 #[derive(Debug, Clone)]
@@ -161,6 +164,7 @@ pub struct Partition {
     /// Rooms that may have become idle, oldest first.
     idle: VecDeque<(u64, RoomName)>,
     effects: VecDeque<Effect>,
+    sweep: Sweep,
     /// Until when the lease allows to speak.
     lease_until_ms: u64,
 }
@@ -249,6 +253,7 @@ impl Partition {
             later: BTreeMap::new(),
             idle: VecDeque::new(),
             effects: VecDeque::new(),
+            sweep: Sweep::default(),
             lease_until_ms: u64::MAX,
         }
     }
@@ -295,11 +300,7 @@ impl Partition {
 
     fn on_item_of(&mut self, asker: Asker, room: RoomName, item: up::Item, now: Now) {
         match self.rooms.get_mut(&room) {
-            Some(Room::Ready(ready)) if ready.is_over_age(now) && concerns_log(&item) => {
-                let Some(Room::Ready(ready)) = self.rooms.remove(&room) else { unreachable!("matched above") };
-                self.rooms.insert(room.clone(), Room::Loading { waiting: vec![(asker, item)], kept: Some(Box::new(ready)) });
-                self.effects.push_back(Effect::Empty { room });
-            }
+            Some(Room::Ready(ready)) if ready.is_over_age(now) && concerns_log(&item) => self.empty(room, vec![(asker, item)]),
             Some(Room::Ready(_)) => self.on_ready_item(asker, room, item, now),
             Some(Room::Loading { waiting, .. }) => waiting.push((asker, item)),
             None => {
@@ -307,6 +308,13 @@ impl Partition {
                 self.rooms.insert(room, Room::Loading { waiting: vec![(asker, item)], kept: None });
             }
         }
+    }
+
+    /// A room whose newest message is too old has none; whoever waits goes on when the log has forgotten them too.
+    fn empty(&mut self, room: RoomName, waiting: Vec<(Asker, up::Item)>) {
+        let Some(Room::Ready(ready)) = self.rooms.remove(&room) else { unreachable!("looked at before") };
+        self.rooms.insert(room.clone(), Room::Loading { waiting, kept: Some(Box::new(ready)) });
+        self.effects.push_back(Effect::Empty { room });
     }
 
     /// The answer to [`Effect::Head`]: the room's newest record, or that it has none.
@@ -355,6 +363,7 @@ impl Partition {
             // One of them may find the room over its age.
             self.on_item_of(asker, room.clone(), item, now);
         }
+        self.on_opened(&room, now);
     }
 
     /// The log could not tell the head: whoever asked is told to come back. Publishes go on waiting: one of them may be the
@@ -591,6 +600,9 @@ impl Partition {
 
     /// The answer to [`Effect::Read`]: records, oldest first, and the oldest offset that the log still has (0: none).
     pub fn on_part(&mut self, ticket: u64, mut records: Vec<Record>, first: Offset, now: Now) {
+        if self.on_swept(ticket, &records, now) {
+            return;
+        }
         let Some(pending) = self.reads.remove(&ticket) else { return };
         let Some(room) = self.rooms.get_mut(&pending.room).and_then(Room::known) else { return };
         // The log may have acked more than this owner has told yet: that comes as deliveries, in its order.
@@ -624,6 +636,9 @@ impl Partition {
 
     /// The log could not read.
     pub fn on_part_failed(&mut self, ticket: u64) {
+        if self.on_sweep_failed(ticket) {
+            return;
+        }
         if let Some(PendingRead { asker, read, room }) = self.reads.remove(&ticket) {
             self.fail(asker, &room, Code::Unavailable, failed::Of::Read(read.read));
         }
@@ -730,6 +745,7 @@ impl Partition {
             }
         }
         self.repeats.on_tick(now.unix_ms);
+        self.sweep(now);
         while let Some((since, _)) = self.idle.front() {
             if now.mono_ms.saturating_sub(*since) < self.config.idle_room_ms {
                 break;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use carillon_core::partition::{Effect, Partition, Start};
+use carillon_core::partition::{Effect, Partition, SWEPT_AT_ONCE, Start};
 use carillon_platform::{
     bus::Subscription,
     log::{Append, AppendError, LogError, Part, ReadLimit, ReadSpan, Stored},
@@ -202,8 +202,7 @@ async fn take(
     }
     tenure.on_acked(opened.last);
     let marked = started.elapsed();
-    let recent = fanout.log.recent(partition, Duration::from_millis(fanout.config.key_window_ms)).await?;
-    let recent = recent.iter().map(record).collect::<Result<Vec<_>, _>>()?;
+    let recent = fanout.log.recent(partition, Duration::from_millis(fanout.config.key_window_ms), without_payload).await?;
     let start = Start {
         partition,
         generation: lease.generation,
@@ -214,7 +213,22 @@ async fn take(
     fanout.counters.takeovers.fetch_add(1, Ordering::Relaxed);
     let Lease { generation, .. } = lease;
     tracing::info!(%partition, generation, ?marked, took = ?started.elapsed(), recent = recent.len(), "the partition is taken");
-    Ok(Some((Partition::new(fanout.config.clone(), start, recent), lease.generation, inbox)))
+    // One after the other: read out all at once they are several times as large.
+    let mut broken = None;
+    let records = recent.iter().map_while(|stored| record(stored).map_err(|error| broken = Some(error)).ok());
+    let rules = Partition::new(fanout.config.clone(), start, records);
+    match broken {
+        None => Ok(Some((rules, lease.generation, inbox))),
+        Some(error) => Err(error),
+    }
+}
+
+/// What is needed of a record to recognise its repeats. One that can't be read is for [`record`] to refuse.
+fn without_payload(record: &[u8]) -> Bytes {
+    match Record::decode(record) {
+        Ok(record) => Record { payload: Bytes::new(), ..record }.encode_to_vec().into(),
+        Err(_) => Bytes::copy_from_slice(record),
+    }
 }
 
 /// Why a driver ended.
@@ -246,6 +260,7 @@ struct Driver<'f> {
     reads: Asked<'f, u64, Part>,
     trims: Asked<'f, RoomName, ()>,
     empties: Asked<'f, RoomName, ()>,
+    rooms: Asked<'f, (), Vec<RoomName>>,
     counted_rooms: i64,
 }
 
@@ -280,6 +295,7 @@ impl<'f> Driver<'f> {
             reads: FuturesUnordered::new(),
             trims: FuturesUnordered::new(),
             empties: FuturesUnordered::new(),
+            rooms: FuturesUnordered::new(),
             counted_rooms: 0,
         }
     }
@@ -321,6 +337,10 @@ impl<'f> Driver<'f> {
                     // Whoever waits for the room waits no longer than for a lost owner.
                     Err(error) => return DriveEnd::Log(AppendError::Unknown(format!("a room could not be emptied: {error}"))),
                 },
+                Some(((), rooms)) = self.rooms.next() => {
+                    // What could not be named now will be in the next round.
+                    self.rules.on_rooms(rooms.unwrap_or_default(), self.clock.now());
+                }
                 _ = tick.tick() => self.on_tick(),
             }
             // Before anything is said: a process that was stopped for a while finds out here.
@@ -340,6 +360,10 @@ impl<'f> Driver<'f> {
     fn on_tick(&mut self) {
         let now = self.clock.now();
         self.rules.on_tick(now);
+        if let Some(after) = self.rules.poll_sweep(now) {
+            let (log, partition) = (&self.fanout.log, self.partition);
+            self.rooms.push(async move { ((), log.rooms(partition, after.as_ref(), SWEPT_AT_ONCE).await) }.boxed());
+        }
         self.count_rooms(self.rules.rooms());
         self.held().lease_age_ms.store(self.tenure.age_ms(), Ordering::Relaxed);
         self.held().in_flight.store(self.rules.in_flight() as u64, Ordering::Relaxed);

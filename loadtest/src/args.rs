@@ -129,6 +129,10 @@ pub enum Scenario {
         /// Rooms that hold something.
         #[arg(long, default_value_t = 1000)]
         rooms: usize,
+        /// How many messages each of them gets, those that are read not counted: so that logs of few rooms and of many can be
+        /// equally large.
+        #[arg(long, default_value_t = 1)]
+        messages: usize,
         /// Rooms that are read, with `limit` messages each.
         #[arg(long, default_value_t = 200)]
         read: usize,

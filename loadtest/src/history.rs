@@ -19,6 +19,7 @@ use crate::{
 
 pub(crate) struct Fill {
     pub(crate) rooms: usize,
+    pub(crate) messages: usize,
     pub(crate) read: usize,
     pub(crate) limit: usize,
     pub(crate) filled: bool,
@@ -28,6 +29,7 @@ pub(crate) struct Fill {
 pub(crate) fn run(common: &Common, fill: &Fill) -> anyhow::Result<Report> {
     ensure!(fill.read <= fill.rooms, "--read: at most as many as there are --rooms");
     ensure!((1..=1000).contains(&fill.limit), "--limit: 1 to 1000");
+    ensure!(fill.messages > 0, "--messages: 1 or more");
     ensure!(!fill.filled || common.prefix.is_some(), "--filled needs the --prefix of the run that filled the rooms");
     let mut stage = Stage::new(common, fill.rooms, false, false)?;
     let (before, started) = (stage.usage(), Instant::now());
@@ -44,18 +46,19 @@ pub(crate) fn run(common: &Common, fill: &Fill) -> anyhow::Result<Report> {
     Ok(stage.report(&name, tally, filled_s.max(0.001), usage))
 }
 
-/// A round of all rooms, one message each, with a round of those that will be read now and then in between.
+/// Rounds of all rooms, one message each, with a round of those that will be read now and then in between.
 fn fill_rooms(stage: &mut Stage, fill: &Fill) -> Tally {
     let chosen: Vec<u32> = chosen(fill).collect();
-    let between = fill.rooms.div_ceil(fill.limit).max(1);
-    let mut rooms = Vec::with_capacity(fill.rooms + chosen.len() * (fill.limit + 1));
-    for (number, room) in (0..fill.rooms as u32).enumerate() {
+    let count = fill.rooms * fill.messages;
+    let between = count.div_ceil(fill.limit).max(1);
+    let mut rooms = Vec::with_capacity(count + chosen.len() * (fill.limit + 1));
+    for (number, room) in (0..fill.messages).flat_map(|_| 0..fill.rooms as u32).enumerate() {
         if number % between == 0 {
             rooms.extend(&chosen);
         }
         rooms.push(room);
     }
-    let lacking = (fill.limit + 1).saturating_sub(fill.rooms.div_ceil(between));
+    let lacking = (fill.limit + 1).saturating_sub(count.div_ceil(between));
     for _ in 0..lacking {
         rooms.extend(&chosen);
     }

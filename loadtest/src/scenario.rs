@@ -36,8 +36,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Report> {
         }
         Scenario::Resume { members, rooms, missed, rate } => resume(&args.common, *members, *rooms, *missed, *rate),
         Scenario::Stall { members, stalled, seconds, rate } => stall(&args.common, *members, *stalled, *seconds, *rate),
-        Scenario::History { rooms, read, limit, filled, fill_only } => {
-            let fill = history::Fill { rooms: *rooms, read: *read, limit: *limit, filled: *filled, fill_only: *fill_only };
+        Scenario::History { rooms, messages, read, limit, filled, fill_only } => {
+            let (rooms, messages, read, limit) = (*rooms, *messages, *read, *limit);
+            let fill = history::Fill { rooms, messages, read, limit, filled: *filled, fill_only: *fill_only };
             history::run(&args.common, &fill)
         }
     }

@@ -50,8 +50,24 @@ pub trait Log: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Part, LogError>>;
 
     /// All records of the partition that were appended within the last `window`, oldest first, and maybe some older ones:
-    /// what an owner needs to recognise repeats after a restart.
-    fn recent(&self, partition: PartitionId, window: Duration) -> BoxFuture<'_, Result<Vec<Stored>, LogError>>;
+    /// what an owner needs to recognise repeats after a restart. Of each only what `keep` makes of it, since all of them
+    /// together may be more than there is memory.
+    fn recent(
+        &self,
+        partition: PartitionId,
+        window: Duration,
+        keep: fn(&[u8]) -> Bytes,
+    ) -> BoxFuture<'_, Result<Vec<Stored>, LogError>>;
+
+    /// Rooms of the partition that hold records, at most `limit` of them, after this one in the order of their names: so that an
+    /// owner finds those whose records are too old. None where the log forgets what is too old by itself (JetStream, for all
+    /// rooms as late as for those that keep it longest).
+    fn rooms(
+        &self,
+        partition: PartitionId,
+        after: Option<&RoomName>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<RoomName>, LogError>>;
 
     /// Takes the room's records below this offset out of every read, from the moment it resolves. The newest record stays
     /// in any case, so that its offset is never given out twice. Asked again, or for less, it does nothing. Disk space

@@ -190,6 +190,48 @@ fn old_messages_are_gone() {
     assert_eq!(desk.first, 6);
 }
 
+/// The log names its one room, and the partition looks at it.
+fn sweep(desk: &mut Desk) {
+    assert_eq!(desk.partition.poll_sweep(desk.now), Some(None));
+    assert_eq!(desk.partition.poll_sweep(desk.now), None, "one question at a time");
+    desk.partition.on_rooms(vec![RoomName::parse(ROOM).unwrap()], desk.now);
+    desk.partition.on_tick(desk.now);
+    desk.settle();
+    assert_eq!(desk.partition.poll_sweep(desk.now), Some(RoomName::parse(ROOM).ok()));
+    desk.partition.on_rooms(Vec::new(), desk.now);
+    assert_eq!(desk.partition.poll_sweep(desk.now), None, "the next round is later");
+    desk.wait(1_000);
+}
+
+#[test]
+fn old_rooms_that_nobody_touches_leave_the_log() {
+    let mut desk = Desk::new(MUCH);
+    for _ in 0..3 {
+        desk.publish("");
+    }
+    sweep(&mut desk);
+    assert_eq!((desk.log.len(), desk.first), (3, 1), "it is young");
+    desk.wait(20_000);
+    // After a restart, so that nothing of the room is in memory.
+    let start = Start { last_sequence: 3, ..desk.partition.start.clone() };
+    desk.partition = Partition::new(desk.partition.config.clone(), start, []);
+    sweep(&mut desk);
+    assert!(desk.log.is_empty());
+}
+
+#[test]
+fn old_messages_that_nobody_reads_leave_the_log() {
+    let mut desk = Desk::new(MUCH);
+    for _ in 0..5 {
+        desk.publish("");
+    }
+    desk.wait(6_000);
+    desk.publish("");
+    desk.wait(6_000);
+    sweep(&mut desk);
+    assert_eq!((desk.first, desk.log.len()), (6, 6));
+}
+
 #[test]
 fn emptied_room_begins_another_life() {
     let mut desk = Desk::new(MUCH);

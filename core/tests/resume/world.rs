@@ -2,7 +2,7 @@
 //! holds something back. The truth beside it remembers every message that the log has ever held.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -11,7 +11,7 @@ use carillon_core::{
     Now,
     grants::Grants,
     link::PAGE_BYTES,
-    partition::{Config, Effect, Keep, Partition, Retention, Start},
+    partition::{Config, Effect, Keep, Partition, Retention, SWEPT_AT_ONCE, Start},
     rooms::{Conn, Doors, Publishing, RoomLimits, Rooms},
 };
 use carillon_proto::{
@@ -270,6 +270,9 @@ impl World {
             self.rooms.on_tick(self.now, &mut self.doors);
             for owner in self.owners.values_mut() {
                 owner.rules.on_tick(self.now);
+                if let Some(after) = owner.rules.poll_sweep(self.now) {
+                    owner.rules.on_rooms(owner.rooms(after.as_ref()), self.now);
+                }
             }
             self.settle();
         }
@@ -442,6 +445,12 @@ impl World {
 }
 
 impl Owner {
+    fn rooms(&self, after: Option<&RoomName>) -> Vec<RoomName> {
+        let names: BTreeSet<&str> = self.log.iter().map(|record| record.room.as_str()).collect();
+        let behind = names.into_iter().filter(|name| after.is_none_or(|after| *name > after.as_str()));
+        behind.take(SWEPT_AT_ONCE).map(name).collect()
+    }
+
     fn answer(&mut self, asked: Effect, now: Now) {
         match asked {
             Effect::Head { room } => {

@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use carillon_proto::ids::{Offset, PartitionId, RoomName};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -183,9 +184,24 @@ impl Log for EmbeddedLog {
         self.read_store(move |reads| reads.part(partition, &room, span, limit)).boxed()
     }
 
-    fn recent(&self, partition: PartitionId, window: Duration) -> BoxFuture<'_, Result<Vec<Stored>, LogError>> {
+    fn recent(
+        &self,
+        partition: PartitionId,
+        window: Duration,
+        keep: fn(&[u8]) -> Bytes,
+    ) -> BoxFuture<'_, Result<Vec<Stored>, LogError>> {
         debug_assert!(window <= writer::ORDER_WINDOW, "what is older is forgotten");
-        self.read_store(move |reads| reads.recent(partition, window)).boxed()
+        self.read_store(move |reads| reads.recent(partition, window, keep)).boxed()
+    }
+
+    fn rooms(
+        &self,
+        partition: PartitionId,
+        after: Option<&RoomName>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<RoomName>, LogError>> {
+        let after = after.cloned();
+        self.read_store(move |reads| reads.rooms(partition, after, limit)).boxed()
     }
 
     fn trim(&self, partition: PartitionId, room: &RoomName, below: Offset) -> BoxFuture<'_, Result<(), LogError>> {

@@ -18,6 +18,7 @@ use std::{
 };
 
 use async_nats::jetstream::{self, stream::Stream};
+use bytes::Bytes;
 use carillon_proto::ids::{Offset, PartitionId, RoomName};
 use futures_util::{FutureExt, future::BoxFuture, future::try_join_all};
 use parking_lot::Mutex;
@@ -206,9 +207,18 @@ impl Log for JetStreamLog {
         async move { shared.while_up(Reads::of(shared).part(&room, span, limit)).await }.boxed()
     }
 
-    fn recent(&self, partition: PartitionId, window: Duration) -> BoxFuture<'_, Result<Vec<Stored>, LogError>> {
+    fn recent(
+        &self,
+        partition: PartitionId,
+        window: Duration,
+        keep: fn(&[u8]) -> Bytes,
+    ) -> BoxFuture<'_, Result<Vec<Stored>, LogError>> {
         let shared = self.shared(partition);
-        async move { shared.while_up(Reads::of(shared).recent(window)).await }.boxed()
+        async move { shared.while_up(Reads::of(shared).recent(window, keep)).await }.boxed()
+    }
+
+    fn rooms(&self, _: PartitionId, _: Option<&RoomName>, _: usize) -> BoxFuture<'_, Result<Vec<RoomName>, LogError>> {
+        std::future::ready(Ok(Vec::new())).boxed()
     }
 
     fn trim(&self, partition: PartitionId, room: &RoomName, below: Offset) -> BoxFuture<'_, Result<(), LogError>> {

@@ -38,6 +38,7 @@ macro_rules! log_contract {
             emptied_room_starts_anew,
             recent_is_in_order,
             reopening_loses_nothing,
+            rooms_are_named_or_forgotten_by_the_log,
             worlds_have_own_incarnations,
         );
     };
@@ -118,7 +119,7 @@ pub(crate) async fn wrong_sequence_is_fenced<W: World>(make: impl AsyncFn() -> W
     for (ack, n) in join_all(zombie).await.into_iter().zip([3, 4, 5, 1]) {
         assert_eq!(ack, Err(AppendError::Fenced { expected: last + n, last: last + 1 }));
     }
-    let recent = log.recent(P, Duration::from_secs(60)).await.expect("readable");
+    let recent = log.recent(P, Duration::from_secs(60), Bytes::copy_from_slice).await.expect("readable");
     assert!(recent.iter().map(|stored| stored.sequence).eq([last + 1]));
     let last = open(&log).await;
     append(&log, &a, 2, last + 1).await;
@@ -152,7 +153,7 @@ pub(crate) async fn partitions_count_alone<W: World>(make: impl AsyncFn() -> W) 
     for partition in PartitionId::all() {
         let part = log.read(partition, &a, ReadSpan::After(0), ALL).await.expect("readable");
         assert_eq!(told(&part), (vec![partition.to_string()], 1));
-        assert_eq!(log.recent(partition, Duration::from_secs(60)).await.expect("readable").len(), 1);
+        assert_eq!(log.recent(partition, Duration::from_secs(60), Bytes::copy_from_slice).await.expect("readable").len(), 1);
         assert!(log.open(partition).await.expect("readable").last >= next);
     }
 }
@@ -347,7 +348,7 @@ pub(crate) async fn emptied_room_starts_anew<W: World>(make: impl AsyncFn() -> W
     let log = world.open().await;
     assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, 1..=2), 1));
     assert_eq!(read(&log, &b, ReadSpan::After(0), ALL).await.first, 1);
-    let recent = log.recent(P, Duration::from_secs(60)).await.unwrap();
+    let recent = log.recent(P, Duration::from_secs(60), Bytes::copy_from_slice).await.unwrap();
     assert_eq!(recent.len(), 3, "what was emptied is not remembered, what came after it is once");
 }
 
@@ -374,11 +375,32 @@ pub(crate) async fn recent_is_in_order<W: World>(make: impl AsyncFn() -> W) {
         append(&log, &a, n, last + 2 * n - 1).await;
         append(&log, &b, n, last + 2 * n).await;
     }
-    let recent = log.recent(P, Duration::from_secs(120)).await.expect("readable");
+    let recent = log.recent(P, Duration::from_secs(120), Bytes::copy_from_slice).await.expect("readable");
     assert!(recent.iter().map(|stored| stored.sequence).eq(last + 1..=last + 20));
     assert_eq!(recent[18].record, "a 10");
     assert_eq!(recent[19].record, "b 10");
-    assert_eq!(log.recent(PartitionId(4), Duration::from_secs(120)).await, Ok(vec![]));
+    let kept = log.recent(P, Duration::from_secs(120), |record| Bytes::copy_from_slice(&record[..1])).await.expect("readable");
+    assert!(kept.iter().all(|stored| stored.record == if (stored.sequence - last) % 2 == 1 { "a" } else { "b" }));
+    assert_eq!(log.recent(PartitionId(4), Duration::from_secs(120), Bytes::copy_from_slice).await, Ok(vec![]));
+}
+
+pub(crate) async fn rooms_are_named_or_forgotten_by_the_log<W: World>(make: impl AsyncFn() -> W) {
+    let world = make().await;
+    let log = world.open().await;
+    let last = open(&log).await;
+    let rooms = ["a", "a b", "ab", "b", "ä"].map(room);
+    for (room, n) in rooms.iter().zip(1..) {
+        append(&log, room, 1, last + n).await;
+    }
+    append(&log, &rooms[0], 2, last + 6).await;
+    log.empty(P, &rooms[3]).await.expect("possible");
+    let first = log.rooms(P, None, 2).await.expect("readable");
+    if first.is_empty() {
+        return;
+    }
+    assert_eq!(first, rooms[..2]);
+    assert_eq!(log.rooms(P, Some(&rooms[1]), 9).await.expect("readable"), [rooms[2].clone(), rooms[4].clone()]);
+    assert_eq!(log.rooms(PartitionId(4), None, 9).await, Ok(vec![]));
 }
 
 pub(crate) async fn reopening_loses_nothing<W: World>(make: impl AsyncFn() -> W) {
@@ -394,7 +416,7 @@ pub(crate) async fn reopening_loses_nothing<W: World>(make: impl AsyncFn() -> W)
     assert_eq!(again.incarnation, first.incarnation);
     assert!(again.last >= first.last + 100);
     assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, 1..=100), 1));
-    let recent = log.recent(P, Duration::from_secs(120)).await.expect("readable");
+    let recent = log.recent(P, Duration::from_secs(120), Bytes::copy_from_slice).await.expect("readable");
     assert!(recent.iter().map(|stored| stored.sequence).eq(first.last + 1..=first.last + 100));
     let ack = log.append(P, entry(&a, 101, again.last, "no")).await;
     assert_eq!(ack, Err(AppendError::Fenced { expected: again.last, last: again.last }));

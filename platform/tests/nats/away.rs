@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use carillon_platform::{
     bus::{Bus, NatsBus},
     log::{Append, AppendError, JetStreamLog, Log, Opened, ReadLimit, ReadSpan},
@@ -58,7 +59,7 @@ async fn acked_survive_a_kill() {
     for (stored, n) in stored.iter().zip(1_u64..) {
         assert!(stored.record.starts_with(format!("{n} ").as_bytes()));
     }
-    assert_eq!(log.recent(P, Duration::from_secs(60)).await.unwrap().len() as u64, stored_count);
+    assert_eq!(log.recent(P, Duration::from_secs(60), Bytes::copy_from_slice).await.unwrap().len() as u64, stored_count);
     let more = (1..=100).map(|n| append(stored_count + n, last + n));
     assert!(join_all(more).await.iter().all(Result::is_ok));
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use carillon_platform::log::{Append, AppendError, Log, ReadLimit, ReadSpan};
 use carillon_proto::ids::{PartitionId, RoomName};
 use futures_util::future::join_all;
@@ -44,7 +45,7 @@ async fn zombie_stores_nothing() {
     let part = owner.read(P, &room, ReadSpan::After(acked), ALL).await.unwrap();
     assert_eq!(part.records.len(), 100);
     assert!(part.records.iter().all(|stored| stored.record == "owner"));
-    let recent = owner.recent(P, Duration::from_secs(60)).await.unwrap();
+    let recent = owner.recent(P, Duration::from_secs(60), Bytes::copy_from_slice).await.unwrap();
     assert!(recent.iter().all(|stored| (stored.record == "owner") == (stored.sequence > marker)));
     assert_eq!(recent.len() as u64, acked + 100);
 

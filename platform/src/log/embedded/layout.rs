@@ -39,6 +39,17 @@ pub(super) fn message_offset(key: &[u8]) -> Offset {
     key.last_chunk().map_or(0, |offset| Offset::from_be_bytes(*offset))
 }
 
+/// The room of a key in `messages`.
+pub(super) fn message_room(key: &[u8]) -> Option<RoomName> {
+    let name = key.get(1..key.len().checked_sub(9)?)?;
+    RoomName::parse(std::str::from_utf8(name).ok()?).ok()
+}
+
+/// Behind all keys of a room in `messages`, and before those of any other one after it.
+pub(super) fn after_room(partition: PartitionId, room: &RoomName) -> Vec<u8> {
+    [&[partition.0], room.as_str().as_bytes(), &[1]].concat()
+}
+
 /// A record's value in `messages`.
 pub(super) fn message_value(sequence: Sequence, record: &[u8]) -> Vec<u8> {
     [&sequence.to_be_bytes(), record].concat()
@@ -47,8 +58,13 @@ pub(super) fn message_value(sequence: Sequence, record: &[u8]) -> Vec<u8> {
 /// A record from its value. Copied, because the value is part of a block of the store's cache, which a record in some
 /// ring would keep alive.
 pub(super) fn stored(value: &[u8]) -> Stored {
-    let (sequence, record) = number(value);
+    let (sequence, record) = sequence_and_record(value);
     Stored { sequence, record: Bytes::copy_from_slice(record) }
+}
+
+/// A record where it lies, and its sequence.
+pub(super) fn sequence_and_record(value: &[u8]) -> (Sequence, &[u8]) {
+    number(value)
 }
 
 /// A record's key in `order`.
@@ -167,6 +183,14 @@ mod tests {
         assert_eq!(message_key(P, &room("a"), 258), b"\x07a\0\0\0\0\0\0\0\x01\x02");
         assert!(message_key(P, &room("a"), 255) < message_key(P, &room("a"), 256));
         assert!(message_key(P, &room("a"), Offset::MAX) < message_key(P, &room("a b"), 0));
+    }
+
+    #[test]
+    fn rooms_are_found_by_their_keys() {
+        let key = message_key(P, &room("räume 1"), 258);
+        assert_eq!(message_room(&key), Some(room("räume 1")));
+        assert!(message_key(P, &room("a"), Offset::MAX) < after_room(P, &room("a")));
+        assert!(after_room(P, &room("a")) < message_key(P, &room("a b"), 0));
     }
 
     #[test]

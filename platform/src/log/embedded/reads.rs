@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use carillon_proto::ids::{Offset, PartitionId, RoomName};
 use fjall::{Readable, Snapshot};
 
@@ -81,26 +82,50 @@ impl<'a> Reads<'a> {
         Ok(Part { records, first: if is_empty { 0 } else { floor } })
     }
 
-    /// Everything that was appended within the last `window`, oldest first.
-    pub(super) fn recent(&self, partition: PartitionId, window: Duration) -> fjall::Result<Vec<Stored>> {
+    /// Of everything that was appended within the last `window` what `keep` makes of it, oldest first.
+    pub(super) fn recent(
+        &self,
+        partition: PartitionId,
+        window: Duration,
+        keep: fn(&[u8]) -> Bytes,
+    ) -> fjall::Result<Vec<Stored>> {
         let since = now_ms().saturating_sub(window.as_millis() as u64);
-        let mut keys = Vec::new();
+        let mut wanted = Vec::new();
         for entry in self.order(partition, 0, Sequence::MAX).rev() {
             let (key, entry) = entry.into_inner()?;
             if layout::order_ts(&entry) < since {
                 break;
             }
-            keys.push((layout::order_sequence(&key), layout::order_message_key(partition, &entry)));
+            wanted.push((layout::order_message_key(partition, &entry), layout::order_sequence(&key)));
         }
-        let mut records = Vec::with_capacity(keys.len());
-        for (sequence, key) in keys.iter().rev() {
+        // As they lie in the store: in the order of their sequences, the newest records of many rooms would have a block read
+        // again for each record that it holds.
+        wanted.sort_unstable();
+        let mut records = Vec::with_capacity(wanted.len());
+        let mut walk = Walk::new(self, partition);
+        for (key, sequence) in &wanted {
             // What was trimmed since is missing, and in a room that was emptied another record may have its place.
-            if let Some(value) = self.moment.get(&self.store.messages, key)? {
-                let stored = layout::stored(&value);
-                records.extend((stored.sequence == *sequence).then_some(stored));
+            if let Some(value) = walk.find(key)? {
+                let (found, record) = layout::sequence_and_record(value);
+                records.extend((found == *sequence).then(|| Stored { sequence: found, record: keep(record) }));
             }
         }
+        records.sort_unstable_by_key(|stored| stored.sequence);
         Ok(records)
+    }
+
+    /// Rooms that hold records, by name: each is one look-up, behind the last record that the one before it may have.
+    pub(super) fn rooms(&self, partition: PartitionId, after: Option<RoomName>, limit: usize) -> fjall::Result<Vec<RoomName>> {
+        let mut rooms: Vec<RoomName> = Vec::new();
+        let mut last = after;
+        while rooms.len() < limit {
+            let from = last.as_ref().map_or_else(|| vec![partition.0], |last| layout::after_room(partition, last));
+            let Some(next) = self.moment.range(&self.store.messages, from..vec![partition.0 + 1]).next() else { break };
+            let Some(room) = layout::message_room(&next.key()?) else { break };
+            last = Some(room.clone());
+            rooms.push(room);
+        }
+        Ok(rooms)
     }
 
     /// An entry of a bucket, however old.
@@ -143,6 +168,44 @@ impl<'a> Reads<'a> {
         let from = layout::message_key(partition, room, from);
         let to = layout::message_key(partition, room, to);
         self.moment.range(&self.store.messages, from..=to)
+    }
+}
+
+/// A way through the records of a partition, by rising keys.
+struct Walk<'r> {
+    reads: &'r Reads<'r>,
+    end: Vec<u8>,
+    ahead: fjall::Iter,
+    /// The record that the way has come to; `None` before the first and behind the last one.
+    at: Option<(fjall::Slice, fjall::Slice)>,
+}
+
+/// Records that are stepped over one by one; to look a key up costs about as much as that.
+const STEPS: usize = 16;
+
+impl<'r> Walk<'r> {
+    fn new(reads: &'r Reads<'r>, partition: PartitionId) -> Self {
+        let end = vec![partition.0 + 1];
+        // Nothing yet: the first key is looked up.
+        let ahead = reads.moment.range(&reads.store.messages, end.clone()..end.clone());
+        Self { reads, end, ahead, at: None }
+    }
+
+    /// The value of a key that is not below the one before it.
+    fn find(&mut self, key: &[u8]) -> fjall::Result<Option<&fjall::Slice>> {
+        let mut steps = 0;
+        while self.at.as_ref().is_none_or(|(at, _)| **at < *key) && steps < STEPS {
+            steps += 1;
+            match self.ahead.next() {
+                Some(next) => self.at = Some(next.into_inner()?),
+                None => steps = STEPS,
+            }
+        }
+        if self.at.as_ref().is_none_or(|(at, _)| **at < *key) {
+            self.ahead = self.reads.moment.range(&self.reads.store.messages, key.to_vec()..self.end.clone());
+            self.at = self.ahead.next().map(fjall::Guard::into_inner).transpose()?;
+        }
+        Ok(self.at.as_ref().filter(|(at, _)| **at == *key).map(|(_, value)| value))
     }
 }
 

@@ -8,6 +8,7 @@ use async_nats::jetstream::{
     message::StreamMessage,
     stream::{DirectGetErrorKind, RawMessageError, RawMessageErrorKind, Stream},
 };
+use bytes::Bytes;
 use carillon_proto::ids::{Offset, RoomName};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
@@ -117,8 +118,9 @@ impl<'s> Reads<'s> {
         Ok(())
     }
 
-    /// Everything that was appended within the last `window`, oldest first, up to the newest sequence of this moment.
-    pub(super) async fn recent(&self, window: Duration) -> Result<Vec<Stored>, LogError> {
+    /// Of everything that was appended within the last `window` what `keep` makes of it, oldest first, up to the newest sequence
+    /// of this moment.
+    pub(super) async fn recent(&self, window: Duration, keep: fn(&[u8]) -> Bytes) -> Result<Vec<Stored>, LogError> {
         let state = self.stream.get_info().await.map_err(unavailable)?.state;
         if state.messages == 0 {
             return Ok(Vec::new());
@@ -136,7 +138,7 @@ impl<'s> Reads<'s> {
             let message = message.ok_or_else(|| unavailable("the stream ended"))?.map_err(unavailable)?;
             let sequence = message.info().map_err(unavailable)?.stream_sequence;
             if message.headers.as_ref().is_some_and(|headers| headers.get(OFFSET_HEADER).is_some()) {
-                recent.push(Stored { sequence, record: message.payload.clone() });
+                recent.push(Stored { sequence, record: keep(&message.payload) });
             } else if message.subject.as_str() != markers {
                 // Somebody published into the stream by hand. It must not keep the partition from ever being taken again.
                 tracing::error!(sequence, subject = %message.subject, "a message that is no record: who wrote it?");
