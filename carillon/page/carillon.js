@@ -646,6 +646,7 @@ var Connection = class extends Emitter {
     this.#connectedAt = 0;
     this.#isTold = false;
     this.#blocked = 0;
+    this.#blockedAfter = BLOCKED_AFTER;
     this.#timers = {};
     this.#options = options;
     this.#clock = clock;
@@ -664,6 +665,7 @@ var Connection = class extends Emitter {
   #isTold;
   #drainMs;
   #blocked;
+  #blockedAfter;
   #timers;
   /** There while it is not idle, stopped or closed. */
   #listening;
@@ -739,10 +741,10 @@ var Connection = class extends Emitter {
     };
     this.#after("connect", CONNECT_WITHIN_MS, () => this.#onClose(1006, ""));
   }
-  /** Two attempts that WebSocket failed, one over the fallback, and so on, until one of them works. */
+  /** Attempts that WebSocket failed, one over the fallback, and so on, until one of them works. */
   async #makeSocket(token) {
     const { WebSocket = globalThis.WebSocket, fallback } = this.#options;
-    const isBlocked = fallback !== false && (!WebSocket || this.#blocked % (BLOCKED_AFTER + 1) === BLOCKED_AFTER);
+    const isBlocked = fallback !== false && (!WebSocket || this.#blocked % (this.#blockedAfter + 1) === this.#blockedAfter);
     this.transport = isBlocked ? "sse" : "websocket";
     const make = () => {
       const url = new URL("ws", this.#url);
@@ -772,7 +774,9 @@ var Connection = class extends Emitter {
     this.#connectedAt = this.#clock.now();
     const socket = this.#socket;
     this.#pace = new Pace(this.#clock, this.limits.framesPerSecond, (text) => socket.send(text));
-    if (this.transport === "websocket") this.#blocked = 0;
+    const isWebSocket = this.transport === "websocket";
+    this.#blocked = isWebSocket ? 0 : 1;
+    this.#blockedAfter = isWebSocket ? BLOCKED_AFTER : 1;
     this.#expires(frame.expiresAt);
     this.#after("ping", PING_EVERY_MS, () => this.#ping(PONG_WITHIN_MS));
     this.error = void 0;
@@ -805,7 +809,8 @@ var Connection = class extends Emitter {
   #onClose(code, reason) {
     const wasConnected = this.state === "connected";
     if (wasConnected && this.#clock.now() - this.#connectedAt >= STABLE_MS) this.#retries = 0;
-    if (!wasConnected && code < 4e3) this.#blocked += 1;
+    const isBlocked = !wasConnected && code < 4e3;
+    if (isBlocked) this.#blocked += 1;
     if (wasConnected && code === WEBSOCKET_WORKS2) this.#blocked = 0;
     this.#abandon();
     const next = afterClose(code, reason, this.#drainMs, this.#clock.random);
@@ -814,6 +819,7 @@ var Connection = class extends Emitter {
       this._token.drop();
       this.#retry(this.#retries ? void 0 : 0);
     } else if (next === this.error) this.#end("stopped", next);
+    else if (next === void 0 && isBlocked && this.#blockedAfter === 1 && this.transport === "websocket") this.#wait(0);
     else if (next === void 0) this.#retry();
     else this.#wait(next, true);
   }

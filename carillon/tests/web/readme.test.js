@@ -32,10 +32,11 @@ it("the README's client works, and resumes", { timeout: 180_000 }, async () => {
 
   const file = join(folder, "client.mjs");
   writeFileSync(file, snippet);
-  // Node has a WebSocket of its own from version 22 on; `ws` has the same interface.
+  // Node has a WebSocket of its own from version 22 on; `ws` has the same interface, but for errors, which are fatal where nobody listens.
   const prelude = join(folder, "prelude.mjs");
   const ws = pathToFileURL(join(import.meta.dirname, "node_modules/ws/wrapper.mjs"));
-  writeFileSync(prelude, `import { WebSocket } from ${JSON.stringify(ws)};\nglobalThis.WebSocket ??= WebSocket;\n`);
+  writeFileSync(prelude, `import { WebSocket } from ${JSON.stringify(ws)};
+    globalThis.WebSocket ??= class extends WebSocket { constructor(...given) { super(...given).on("error", () => {}); } };\n`);
   const client = spawn(process.execPath, ["--import", pathToFileURL(prelude), file], {
     env: { ...process.env, CARILLON_URL: server.url, CARILLON_TOKEN: server.token("ada") },
     stdio: ["ignore", "pipe", "pipe"],

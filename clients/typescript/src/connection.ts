@@ -41,7 +41,7 @@ const PONG_WITHIN_MS = 10_000;
 const PONG_WITHIN_WAKING_MS = 4_000;
 /** A renewal of the token that did not work is tried again after this time. */
 const RENEW_AGAIN_MS = 5_000;
-/** So many attempts in a row over WebSocket that end before the server spoke: it may be blocked. */
+/** So many attempts in a row over WebSocket that end before the server spoke: it may be blocked. Where it was before, one is enough. */
 const BLOCKED_AFTER = 2;
 /** How the fallback says that it is not needed any more. No server sends it. */
 const WEBSOCKET_WORKS = 4299;
@@ -89,6 +89,7 @@ export class Connection extends Emitter<{
   #isTold = false;
   #drainMs: number | undefined;
   #blocked = 0;
+  #blockedAfter = BLOCKED_AFTER;
   #timers: Partial<Record<TimerName, unknown>> = {};
   /** There while it is not idle, stopped or closed. */
   #listening: AbortController | undefined;
@@ -181,10 +182,10 @@ export class Connection extends Emitter<{
     this.#after("connect", CONNECT_WITHIN_MS, () => this.#onClose(1006, ""));
   }
 
-  /** Two attempts that WebSocket failed, one over the fallback, and so on, until one of them works. */
+  /** Attempts that WebSocket failed, one over the fallback, and so on, until one of them works. */
   async #makeSocket(token: string): Promise<SocketLike> {
     const { WebSocket = globalThis.WebSocket as WebSocketLike | undefined, fallback } = this.#options;
-    const isBlocked = fallback !== false && (!WebSocket || this.#blocked % (BLOCKED_AFTER + 1) === BLOCKED_AFTER);
+    const isBlocked = fallback !== false && (!WebSocket || this.#blocked % (this.#blockedAfter + 1) === this.#blockedAfter);
     this.transport = isBlocked ? "sse" : "websocket";
     const make = () => {
       const url = new URL("ws", this.#url);
@@ -218,7 +219,9 @@ export class Connection extends Emitter<{
     this.#connectedAt = this.#clock.now();
     const socket = this.#socket!;
     this.#pace = new Pace(this.#clock, this.limits.framesPerSecond, (text) => socket.send(text));
-    if (this.transport === "websocket") this.#blocked = 0;
+    const isWebSocket = this.transport === "websocket";
+    this.#blocked = isWebSocket ? 0 : 1;
+    this.#blockedAfter = isWebSocket ? BLOCKED_AFTER : 1;
     this.#expires(frame.expiresAt);
     this.#after("ping", PING_EVERY_MS, () => this.#ping(PONG_WITHIN_MS));
     this.error = undefined;
@@ -258,7 +261,8 @@ export class Connection extends Emitter<{
     const wasConnected = this.state === "connected";
     if (wasConnected && this.#clock.now() - this.#connectedAt >= STABLE_MS) this.#retries = 0;
     // Codes of 4000 and above are the server's own: it was reached.
-    if (!wasConnected && code < 4000) this.#blocked += 1;
+    const isBlocked = !wasConnected && code < 4000;
+    if (isBlocked) this.#blocked += 1;
     if (wasConnected && code === WEBSOCKET_WORKS) this.#blocked = 0;
     this.#abandon();
     const next = afterClose(code, reason, this.#drainMs, this.#clock.random);
@@ -268,6 +272,8 @@ export class Connection extends Emitter<{
       // At once, unless tokens end as soon as they are shown.
       this.#retry(this.#retries ? undefined : 0);
     } else if (next === this.error) this.#end("stopped", next);
+    // Where WebSocket is known to be blocked, it and the fallback are one attempt.
+    else if (next === undefined && isBlocked && this.#blockedAfter === 1 && this.transport === "websocket") this.#wait(0);
     else if (next === undefined) this.#retry();
     else this.#wait(next as number, true);
   }

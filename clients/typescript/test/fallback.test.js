@@ -106,6 +106,28 @@ it("after two attempts that no server answered, the third goes another way", asy
   assert.deepEqual(server.feeds.map(({ isEnded }) => isEnded), [true, false], "the feed before ends once the next has begun");
 });
 
+it("once there, an attempt is one over WebSocket and this way at once after it, for as long as neither works", async () => {
+  const { world, server } = await blocked();
+  server.answers["/events"] = [502, {}];
+  const tried = [];
+  world.connection.on("change", async (state) => {
+    if (state !== "connecting") return;
+    const { time } = world.clock;
+    await settled();
+    tried.push([world.connection.transport, time]);
+  });
+  server.feed.end();
+  await calm();
+  for (let n = 0; n < 20 && tried.length < 5; n += 1) {
+    await world.clock.pass(Math.max(1, world.connection.retryAt - world.clock.time));
+    await calm();
+  }
+  assert.deepEqual(tried.map(([way]) => way), ["sse", "websocket", "sse", "websocket", "sse"]);
+  const waits = tried.slice(1).map(([, time], n) => time - tried[n][1]);
+  // A WebSocket takes a millisecond here to be refused; chance is a half, and three attempts failed before.
+  assert.deepEqual(waits, [4_000, 1, 8_000, 1]);
+});
+
 it("a server that is only busy is no reason to go another way", async () => {
   const world = new World({ fallback: true, fetch: () => assert.fail("not asked") });
   world.carillon.connect();
