@@ -16,7 +16,13 @@ export const FRAME_WITHIN_MS = 30_000;
 export class Server {
   static async start(settings = {}) {
     const server = new Server(settings);
-    await server.start();
+    try {
+      await server.start();
+    } catch (error) {
+      // Left alone it would keep the tests from ending.
+      await server.remove();
+      throw error;
+    }
     return server;
   }
 
