@@ -15,7 +15,7 @@ const SHAPELESS: [&str; 5] = ["start::", "cluster::", "strangers::", "faults::",
 const CLUSTER_CRASHES: &str = "10";
 
 pub(crate) fn run(steps: &mut Steps) -> Result<()> {
-    let (mut nats_server, mut chromium) = (None, None);
+    let (mut nats_server, mut chromium, mut python) = (None, None, None);
     steps.run("tools", || {
         nats_server = Some(nats::find_or_fetch_server()?);
         tools::check_node()?;
@@ -23,6 +23,7 @@ pub(crate) fn run(steps: &mut Steps) -> Result<()> {
         tools::install_node_packages(tools::CLIENT)?;
         tools::install_node_packages(tools::EXAMPLES)?;
         chromium = Some(tools::find_or_install_chromium()?);
+        python = tools::find_or_make_python()?;
         Ok(())
     })?;
     let nats_server = nats_server.expect("the step above sets it or fails");
@@ -47,6 +48,7 @@ pub(crate) fn run(steps: &mut Steps) -> Result<()> {
         tests.args(web_test_files()?);
         // The examples, which some of them are about, were built with the Rust tests.
         tests.env("CARILLON_BIN", carillon_binary()?).env("CARILLON_NATS_SERVER", &nats_server);
+        tests.envs(python.iter().map(|python| ("CARILLON_PYTHON", python)));
         tests.env("CHROMIUM", &chromium).current_dir(root().join(tools::WEB_TESTS));
         steps::run(&mut tests)
     })

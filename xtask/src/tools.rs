@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -44,6 +45,32 @@ pub(crate) fn install_node_packages(package: &str) -> Result<()> {
     let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };
     run(command(npm, &["ci", "--no-audit", "--no-fund"]).current_dir(&folder))?;
     fs::write(&installed, &lock).with_context(|| format!("could not write {}", installed.display()))
+}
+
+/// A Python with the packages that the tests against `python-socketio` need, in a virtual environment under `target`; none where
+/// the machine has no `python3`, and then those tests say that they are skipped.
+pub(crate) fn find_or_make_python() -> Result<Option<String>> {
+    if output(&mut command("python3", &["--version"])).is_err() {
+        eprintln!("NO python3 ON THE PATH: the tests with python-socketio ARE SKIPPED");
+        return Ok(None);
+    }
+    let wanted = root().join(WEB_TESTS).join("python.txt");
+    let pins = fs::read(&wanted).with_context(|| format!("could not read {}", wanted.display()))?;
+    let folder = root().join("target/tools/python");
+    let (python, installed) = (folder.join("bin/python"), folder.join("installed.txt"));
+    if fs::read(&installed).is_ok_and(|installed| installed == pins) && output(command_at(&python).arg("--version")).is_ok() {
+        return Ok(Some(python.display().to_string()));
+    }
+    let why = "python3 is there, but its module venv or pip is not (Debian: `apt-get install python3-venv`)";
+    run(command("python3", &["-m", "venv", "--clear"]).arg(&folder)).context(why)?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"];
+    run(command_at(&python).args(pip).arg(&wanted))?;
+    fs::write(&installed, &pins).with_context(|| format!("could not write {}", installed.display()))?;
+    Ok(Some(python.display().to_string()))
+}
+
+fn command_at(program: &Path) -> Command {
+    command(&program.display().to_string(), &[])
 }
 
 /// The path of a Chromium: the one that `CHROMIUM` names, else one on the PATH, else one that apt installs.

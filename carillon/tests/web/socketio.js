@@ -6,9 +6,12 @@ import { FRAME_WITHIN_MS, waitFor } from "./server.js";
 const opened = new Set();
 
 /** A client that is left open keeps the tests from ending, and the next ones from being alone. */
-export function closeAll() {
-  for (const socket of opened) socket.disconnect();
-  opened.clear();
+export function closeAll({ but } = {}) {
+  for (const socket of opened) {
+    if (socket === but) continue;
+    socket.disconnect();
+    opened.delete(socket);
+  }
 }
 
 /** A client that remembers what it was told, each event as [name, ...arguments]. */

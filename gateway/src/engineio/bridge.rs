@@ -33,7 +33,7 @@ pub(super) async fn serve(config: &Config, elsewhere: &Rc<Elsewhere>, sid: Sid, 
     let mut bridge = Bridge { elsewhere, sid, max: config.max_payload, patience, heard: Heard::default(), is_carried: false };
     bridge.run(&mut reader, &mut writer).await;
     let gone = if bridge.is_carried { Step::Gone } else { Step::ProbeGone };
-    elsewhere.tell_gone(sid, gone);
+    elsewhere.tell_step(0, sid, gone, Bytes::new());
     say_goodbye(&mut reader, &mut writer, &Outbox::default(), &codec::close_frame(None, "")).await;
 }
 

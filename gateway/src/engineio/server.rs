@@ -84,6 +84,9 @@ pub struct Config {
     pub cors: Cors,
 }
 
+/// A POST that another shard reads: which shard, and the number of its question.
+pub(super) type Poster = (GatewayId, u64);
+
 /// A client's connection. Cheap to clone; only of use on its own thread.
 #[derive(Clone)]
 pub struct Socket(Rc<Inner>);
@@ -100,6 +103,8 @@ struct Inner {
     polled: Notify,
     carried: Notify,
     is_told: Cell<bool>,
+    /// Whose POST is being read by another shard.
+    poster: Cell<Option<Poster>>,
     ended: Rc<Ended>,
     scheduled_ms: Cell<u64>,
 }
@@ -342,6 +347,7 @@ impl<A: Application> Server<A> {
             polled: Notify::new(),
             carried: Notify::new(),
             is_told: Cell::new(false),
+            poster: Cell::new(None),
             ended: self.ended.clone(),
             scheduled_ms: Cell::new(u64::MAX),
         }));
@@ -460,12 +466,17 @@ impl<A: Application> Server<A> {
     ///
     /// # Errors
     /// What the request, or the WebSocket, is to be refused with.
-    pub(super) async fn step(self: &Rc<Self>, sid: Sid, step: Step, body: Bytes) -> Result<Bytes, Refused> {
+    pub(super) async fn step(self: &Rc<Self>, sid: Sid, poster: Poster, step: Step, body: Bytes) -> Result<Bytes, Refused> {
         match step {
             Step::Poll => return self.poll(sid).await,
             Step::Hear => return self.hear(sid).await,
             Step::Post => {
-                let socket = self.begin_post(sid)?;
+                let mut socket = self.find(sid)?;
+                // That it began may have been lost.
+                if socket.0.poster.get() != Some(poster) {
+                    socket = self.begin_post(sid)?;
+                }
+                socket.0.poster.set(None);
                 return self.on_post(&socket, Ok(body)).map(|()| Bytes::new());
             }
             _ => {}
@@ -486,7 +497,7 @@ impl<A: Application> Server<A> {
                     true
                 }
                 Step::Say => peer.is_on_websocket(),
-                Step::Unspecified | Step::Poll | Step::Hear | Step::Post => false,
+                Step::Unspecified | Step::Poll | Step::Hear | Step::Post | Step::PostBegins | Step::PostGone => false,
             }
         };
         let is_done = is_done && (step != Step::Say || self.on_payload(&socket, &body).is_ok());
@@ -495,6 +506,21 @@ impl<A: Application> Server<A> {
         }
         self.settle(&socket);
         if is_done { Ok(Bytes::new()) } else { Err(Refused::BadRequest) }
+    }
+
+    /// Another shard begins to read a POST, or its client gave it up: so that a second one is seen while the first is read.
+    pub(super) fn on_posting_elsewhere(&self, sid: Sid, poster: Poster, step: Step) {
+        if step == Step::PostBegins {
+            // Where it is refused, the POST itself will be, too.
+            if let Ok(socket) = self.begin_post(sid) {
+                socket.0.poster.set(Some(poster));
+            }
+        } else if let Ok(socket) = self.find(sid)
+            && socket.0.poster.get() == Some(poster)
+        {
+            socket.0.poster.set(None);
+            let _ = self.on_post(&socket, Err(Refused::BadRequest));
+        }
     }
 
     /// Waits for what is to be said over a WebSocket that another shard carries.
@@ -527,6 +553,9 @@ impl<A: Application> Server<A> {
             (Transport::Polling, None) if request.method() != Method::GET => Err(Refused::BadHandshakeMethod),
             (Transport::Polling, None) if !self.app.admits() => Err(Refused::NotNow),
             (Transport::Polling, None) => {
+                if let Some(elsewhere) = &self.elsewhere {
+                    elsewhere.hears().await?;
+                }
                 let sid = self.open(false).sid();
                 self.poll(sid).await.map(text)
             }
@@ -555,8 +584,10 @@ impl<A: Application> Server<A> {
         match (transport, request.method()) {
             (Transport::Polling, &Method::GET) => elsewhere.ask(sid, Step::Poll, Bytes::new()).await.map(text),
             (Transport::Polling, &Method::POST) => {
+                let mut posting = PostingElsewhere::begin(elsewhere, sid);
                 let body = self.body(request.into_body()).await?;
-                elsewhere.ask(sid, Step::Post, body).await.map(|_| text(Bytes::from_static(b"ok")))
+                posting.is_read = true;
+                elsewhere.ask_as(posting.number, sid, Step::Post, body).await.map(|_| text(Bytes::from_static(b"ok")))
             }
             (Transport::Polling, _) => Err(Refused::BadRequest),
             (Transport::WebSocket, _) => {
@@ -653,6 +684,30 @@ impl<A: Application> Drop for Posting<'_, A> {
     fn drop(&mut self) {
         if let Some(socket) = self.socket.take() {
             let _ = self.server.on_post(&socket, Err(Refused::BadRequest));
+        }
+    }
+}
+
+/// A POST that is being read for another shard: dropped before its end, it was given up.
+struct PostingElsewhere<'e> {
+    elsewhere: &'e Rc<Elsewhere>,
+    sid: Sid,
+    number: u64,
+    is_read: bool,
+}
+
+impl<'e> PostingElsewhere<'e> {
+    fn begin(elsewhere: &'e Rc<Elsewhere>, sid: Sid) -> Self {
+        let number = elsewhere.number();
+        elsewhere.tell_step(number, sid, Step::PostBegins, Bytes::new());
+        Self { elsewhere, sid, number, is_read: false }
+    }
+}
+
+impl Drop for PostingElsewhere<'_> {
+    fn drop(&mut self) {
+        if !self.is_read {
+            self.elsewhere.tell_step(self.number, self.sid, Step::PostGone, Bytes::new());
         }
     }
 }
