@@ -252,6 +252,15 @@ for (const [name, path] of [["engineio_echo", "/engine.io/"], ["socketio_echo", 
       await direct.closed;
     });
 
+    test("other methods are refused, and change nothing", async () => {
+      const { sid } = await open();
+      for (const method of ["PUT", "DELETE", "PATCH"]) {
+        const answer = await polling(sid, { method });
+        assert.deepEqual([answer.status, (await answer.json()).code], [400, 3], method);
+      }
+      assert.equal(await (await polling(sid)).text(), "2");
+    });
+
     test("a client's ping ends it", async () => {
       const { sid } = await open();
       assert.equal((await post(sid, "2")).status, 400);

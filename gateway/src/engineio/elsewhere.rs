@@ -59,6 +59,7 @@ pub struct Elsewhere {
     holders: RefCell<HashMap<GatewayId, Holder>>,
     served: RefCell<HashMap<(GatewayId, u64), AbortHandle>>,
     unsaid: RefCell<HashMap<GatewayId, Unsaid>>,
+    saying: Notify,
     hears: Cell<bool>,
     hearing: Notify,
 }
@@ -96,6 +97,7 @@ impl Elsewhere {
             holders: RefCell::default(),
             served: RefCell::default(),
             unsaid: RefCell::default(),
+            saying: Notify::new(),
             hears: Cell::new(false),
             hearing: Notify::new(),
         })
@@ -156,26 +158,29 @@ impl Elsewhere {
     }
 
     /// Says a step without waiting for an answer.
-    pub(super) fn tell_step(self: &Rc<Self>, number: u64, sid: Sid, step: Step, body: Bytes) {
+    pub(super) fn tell_step(&self, number: u64, sid: Sid, step: Step, body: Bytes) {
         self.tell(sid.owner(), Item::Ask(Ask { number, sid: sid.to_string(), step: step.into(), body }));
     }
 
     /// Says it at the end of this turn, with all that is said to the same shard until then.
-    fn tell(self: &Rc<Self>, to: GatewayId, item: Item) {
+    fn tell(&self, to: GatewayId, item: Item) {
         let mut unsaid = self.unsaid.borrow_mut();
-        if unsaid.is_empty() {
-            let this = self.clone();
-            tokio::task::spawn_local(async move {
-                let unsaid = std::mem::take(&mut *this.unsaid.borrow_mut());
-                unsaid.into_iter().for_each(|(to, unsaid)| this.say(to, unsaid.items));
-            });
-        }
+        self.saying.notify_one();
         let waiting = unsaid.entry(to).or_default();
         waiting.bytes += body_bytes(&item);
         waiting.items.push(item);
         if waiting.bytes >= BATCH_BYTES {
             let items = std::mem::take(waiting).items;
             self.say(to, items);
+        }
+    }
+
+    /// Says at the end of every turn what came up in it.
+    async fn speak(self: Rc<Self>) {
+        loop {
+            self.saying.notified().await;
+            let unsaid = std::mem::take(&mut *self.unsaid.borrow_mut());
+            unsaid.into_iter().for_each(|(to, unsaid)| self.say(to, unsaid.items));
         }
     }
 
@@ -190,6 +195,7 @@ impl Elsewhere {
     /// Hears others for ever, on behalf of `server`.
     pub async fn run<A: Application>(self: Rc<Self>, server: Rc<Server<A>>) {
         tokio::task::spawn_local(self.clone().watch());
+        tokio::task::spawn_local(self.clone().speak());
         loop {
             match self.bus.subscribe(&wire::subject(self.me)).await {
                 Ok(mut subscription) => {
@@ -271,7 +277,7 @@ impl Elsewhere {
         }
     }
 
-    fn answer(self: &Rc<Self>, to: GatewayId, number: u64, answer: Result<Bytes, Refused>) {
+    fn answer(&self, to: GatewayId, number: u64, answer: Result<Bytes, Refused>) {
         let (refusal, mut body) = match answer {
             Ok(body) => (0, body),
             Err(refused) => (refused.number(), Bytes::new()),
@@ -414,7 +420,7 @@ mod tests {
             let bus = Arc::new(Lossy { bus: InProcessBus::new(), loses: AtomicBool::new(false) });
             let shard = |number| {
                 let id = GatewayId([number; 16]);
-                let elsewhere = Elsewhere::new(id, bus.clone(), Duration::from_secs(60));
+                let elsewhere = Elsewhere::new(id, bus.clone(), PATIENCE * 100);
                 let server = Server::new(id, CONFIG, Some(elsewhere.clone()), Echo);
                 tokio::task::spawn_local(elsewhere.clone().run(server.clone()));
                 (elsewhere, server)
@@ -442,9 +448,12 @@ mod tests {
         }
     }
 
+    /// Far less than a question's own patience here, and far more than anything takes.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        LocalSet::new().block_on(&runtime, async { test().await });
+        LocalSet::new().block_on(&runtime, async { timeout(PATIENCE, test()).await.expect("it ends") });
     }
 
     #[test]
