@@ -42,8 +42,8 @@ const SILENCE: Duration = Duration::from_secs(3);
 const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
 /// How long a client that comes waits until others can be heard.
 const HEARING_PATIENCE: Duration = Duration::from_secs(5);
-/// What is said to one shard in one turn goes out together, for its queue counts batches; one ends with what reaches this.
-/// With the largest piece of an answer still far below the payload limit of NATS (1 MiB).
+/// What is said to one shard in one turn goes out together, for its queue counts batches: up to this, or one item alone. Both
+/// are far below the payload limit of NATS (1 MiB).
 const BATCH_BYTES: usize = 256 * 1024;
 /// An answer is cut into pieces of this: one event of a client may be as large as its outbox.
 const PIECE_BYTES: usize = 512 * 1024;
@@ -167,12 +167,12 @@ impl Elsewhere {
         let mut unsaid = self.unsaid.borrow_mut();
         self.saying.notify_one();
         let waiting = unsaid.entry(to).or_default();
-        waiting.bytes += body_bytes(&item);
-        waiting.items.push(item);
-        if waiting.bytes >= BATCH_BYTES {
-            let items = std::mem::take(waiting).items;
-            self.say(to, items);
+        let bytes = body_bytes(&item);
+        if waiting.bytes + bytes > BATCH_BYTES {
+            self.say(to, std::mem::take(waiting).items);
         }
+        waiting.bytes += bytes;
+        waiting.items.push(item);
     }
 
     /// Says at the end of every turn what came up in it.
