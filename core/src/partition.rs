@@ -282,7 +282,7 @@ impl Partition {
             Opening::New { left } => self.drop_routes(gateway, left, now),
             Opening::Broken { left } => return self.drop_routes(gateway, left, now),
         }
-        self.repeats.on_settled(gateway, batch.settled);
+        self.repeats.on_settled(gateway, batch.settled, now.mono_ms);
         for item in batch.items.into_iter().filter_map(|Up { item }| item) {
             self.on_item(asker, item, now);
         }
@@ -462,6 +462,9 @@ impl Partition {
             let told = Published { publish: publish.publish, room: message.room, ts: now.unix_ms, ..Published::default() };
             return self.links.send(asker, down::Item::Published(told));
         }
+        if self.repeats.is_settled(asker.gateway, publish.publish) {
+            return;
+        }
         match self.repeats.find(asker.gateway, &publish) {
             Some(Known { outcome: Outcome::Stored { offset, id, ts }, by_key }) => {
                 let told = Published {
@@ -499,7 +502,7 @@ impl Partition {
         room.ts = room.ts.max(now.unix_ms);
         self.ids = self.ids.wrapping_add(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         let id = MessageId::new(room.ts, self.start.seed ^ self.ids);
-        self.repeats.on_assigned(asker.gateway, &publish, sequence, now.unix_ms);
+        self.repeats.on_assigned(asker.gateway, &publish, sequence, now.mono_ms);
         self.in_flight_bytes += publish.payload.len();
         let message = Message {
             room: publish.room,
@@ -536,7 +539,7 @@ impl Partition {
         let InFlight { room: name, message, publisher, publish, waiting } = done;
         self.in_flight_bytes -= message.payload.len();
         let id = MessageId::from_wire(&message.id).expect("made by append");
-        self.repeats.on_stored(publisher, publish, &message, id, now.unix_ms);
+        self.repeats.on_stored(publisher, publish, &message, id, now.mono_ms);
         let room = ready(&mut self.rooms, &name);
         room.head = message.offset;
         // The answer first: were it lost with the message still told, the sender would see a later message before it.
@@ -744,7 +747,7 @@ impl Partition {
                 self.look_again(&name, user.as_deref(), now);
             }
         }
-        self.repeats.on_tick(now.unix_ms);
+        self.repeats.on_tick(now.mono_ms);
         self.sweep(now);
         while let Some((since, _)) = self.idle.front() {
             if now.mono_ms.saturating_sub(*since) < self.config.idle_room_ms {

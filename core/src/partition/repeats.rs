@@ -12,9 +12,12 @@ use carillon_proto::{
 #[derive(Debug)]
 pub(super) struct Repeats {
     window_ms: u64,
+    /// Ages are told by the clock that does not jump, from the first look at it on: what the log held already counts as noted
+    /// then, however old its time stamps, from whatever clock, say it is.
+    began_ms: Option<u64>,
     /// By room, user and key.
     keys: HashMap<Box<str>, Outcome>,
-    /// When each key was noted, oldest first, Unix milliseconds.
+    /// When each key was noted, oldest first.
     noted: VecDeque<(u64, Box<str>)>,
     gateways: HashMap<GatewayId, Publishes>,
 }
@@ -23,6 +26,8 @@ pub(super) struct Repeats {
 #[derive(Debug, Default)]
 struct Publishes {
     used_ms: u64,
+    /// All below it have had their answers.
+    settled: u64,
     outcomes: BTreeMap<u64, Outcome>,
 }
 
@@ -45,7 +50,7 @@ pub(super) struct Known {
 
 impl Repeats {
     pub(super) fn new(window_ms: u64) -> Self {
-        Self { window_ms, keys: HashMap::new(), noted: VecDeque::new(), gateways: HashMap::new() }
+        Self { window_ms, began_ms: None, keys: HashMap::new(), noted: VecDeque::new(), gateways: HashMap::new() }
     }
 
     /// A record that the log held already when the owner took the partition; they come oldest first.
@@ -53,11 +58,11 @@ impl Repeats {
         let Some(id) = MessageId::from_wire(&record.id) else { return };
         let outcome = Outcome::Stored { offset: record.offset, id, ts: record.ts };
         if !record.key.is_empty() {
-            self.note(key(&record.room, &record.sender, &record.key), outcome, record.ts);
+            self.note(key(&record.room, &record.sender, &record.key), outcome, 0);
         }
         if let Some(gateway) = GatewayId::from_wire(&record.gateway) {
             let publishes = self.gateways.entry(gateway).or_default();
-            publishes.used_ms = record.ts;
+            publishes.used_ms = 0;
             publishes.outcomes.insert(record.publish, outcome);
         }
     }
@@ -75,21 +80,23 @@ impl Repeats {
     }
 
     /// A publish got its place.
-    pub(super) fn on_assigned(&mut self, gateway: GatewayId, publish: &Publish, sequence: u64, unix_ms: u64) {
+    pub(super) fn on_assigned(&mut self, gateway: GatewayId, publish: &Publish, sequence: u64, mono_ms: u64) {
+        let age_ms = self.since_began(mono_ms);
         let outcome = Outcome::InFlight { sequence };
         let publishes = self.gateways.entry(gateway).or_default();
-        publishes.used_ms = unix_ms;
+        publishes.used_ms = age_ms;
         publishes.outcomes.insert(publish.publish, outcome);
         if !publish.key.is_empty() {
-            self.note(key(&publish.room, &publish.user, &publish.key), outcome, unix_ms);
+            self.note(key(&publish.room, &publish.user, &publish.key), outcome, age_ms);
         }
     }
 
     /// The log has it.
-    pub(super) fn on_stored(&mut self, gateway: GatewayId, publish: u64, message: &Message, id: MessageId, unix_ms: u64) {
+    pub(super) fn on_stored(&mut self, gateway: GatewayId, publish: u64, message: &Message, id: MessageId, mono_ms: u64) {
+        let age_ms = self.since_began(mono_ms);
         let outcome = Outcome::Stored { offset: message.offset, id, ts: message.ts };
         if let Some(publishes) = self.gateways.get_mut(&gateway) {
-            publishes.used_ms = unix_ms;
+            publishes.used_ms = age_ms;
             if let Some(known) = publishes.outcomes.get_mut(&publish) {
                 *known = outcome;
             }
@@ -102,28 +109,40 @@ impl Repeats {
     }
 
     /// The gateway has the answers to all its publishes below `settled` and will not repeat them.
-    pub(super) fn on_settled(&mut self, gateway: GatewayId, settled: u64) {
-        if let Some(publishes) = self.gateways.get_mut(&gateway)
-            && publishes.outcomes.first_key_value().is_some_and(|(first, _)| *first < settled)
-        {
+    pub(super) fn on_settled(&mut self, gateway: GatewayId, settled: u64, mono_ms: u64) {
+        let age_ms = self.since_began(mono_ms);
+        let publishes = self.gateways.entry(gateway).or_default();
+        publishes.settled = publishes.settled.max(settled);
+        publishes.used_ms = age_ms;
+        if publishes.outcomes.first_key_value().is_some_and(|(first, _)| *first < settled) {
             publishes.outcomes = publishes.outcomes.split_off(&settled);
         }
     }
 
-    pub(super) fn on_tick(&mut self, unix_ms: u64) {
+    /// Whether a publish has had its answer: one that comes all the same was overtaken on its way, and must not be stored
+    /// again now that its outcome is forgotten.
+    pub(super) fn is_settled(&self, gateway: GatewayId, publish: u64) -> bool {
+        self.gateways.get(&gateway).is_some_and(|publishes| publish < publishes.settled)
+    }
+
+    pub(super) fn on_tick(&mut self, mono_ms: u64) {
+        let now_ms = self.since_began(mono_ms);
         let window_ms = self.window_ms;
-        while self.noted.front().is_some_and(|(noted, _)| unix_ms.saturating_sub(*noted) > window_ms) {
+        while self.noted.front().is_some_and(|(noted, _)| now_ms.saturating_sub(*noted) > window_ms) {
             let (_, key) = self.noted.pop_front().expect("there is a front");
             if !matches!(self.keys.get(&key), Some(Outcome::InFlight { .. })) {
                 self.keys.remove(&key);
             }
         }
-        self.gateways
-            .retain(|_, publishes| !publishes.outcomes.is_empty() && unix_ms.saturating_sub(publishes.used_ms) <= window_ms);
+        self.gateways.retain(|_, publishes| now_ms.saturating_sub(publishes.used_ms) <= window_ms);
     }
 
-    fn note(&mut self, key: Box<str>, outcome: Outcome, unix_ms: u64) {
-        self.noted.push_back((unix_ms, key.clone()));
+    fn since_began(&mut self, mono_ms: u64) -> u64 {
+        mono_ms.saturating_sub(*self.began_ms.get_or_insert(mono_ms))
+    }
+
+    fn note(&mut self, key: Box<str>, outcome: Outcome, at_ms: u64) {
+        self.noted.push_back((at_ms, key.clone()));
         self.keys.insert(key, outcome);
     }
 }

@@ -369,3 +369,47 @@ fn old_lease_silences() {
     desk.publish("");
     assert_eq!(desk.log.len(), 1);
 }
+
+/// A publish waited for its room's head while its gateway, on its next link, told that it had the answer: from the owner
+/// before, whose record of it was forgotten then. It was stored a second time.
+#[test]
+fn settled_publish_is_not_stored_again() {
+    let mut desk = Desk::new(MUCH);
+    desk.publish("");
+    let start = Start { last_sequence: 1, ..desk.partition.start.clone() };
+    desk.partition = Partition::new(desk.partition.config.clone(), start, desk.log.clone());
+    let again = Publish {
+        publish: 1,
+        room: ROOM.into(),
+        payload: Bytes::from_static(b"1"),
+        user: "u".into(),
+        client: "c".into(),
+        ..Publish::default()
+    };
+    let attach = Attach { room: ROOM.into(), ..Attach::default() };
+    for (link, settled, item) in [(1, 1, up::Item::Publish(again)), (2, 2, up::Item::Attach(attach))] {
+        let batch = UpBatch {
+            version: link::VERSION,
+            gateway: Bytes::copy_from_slice(&GATEWAY.0),
+            link,
+            number: 1,
+            generation: 0,
+            items: vec![Up { item: Some(item) }],
+            settled,
+        };
+        desk.partition.on_batch(batch, desk.now);
+    }
+    desk.settle();
+    assert_eq!(desk.log.len(), 1);
+}
+
+/// Keys were forgotten by the clock of the day, which may jump.
+#[test]
+fn clock_of_the_day_ends_no_key() {
+    let mut desk = Desk::new(Keep { age_ms: 86_400_000, ..MUCH });
+    desk.publish("k");
+    desk.now.unix_ms += 3_600_000;
+    desk.partition.on_tick(desk.now);
+    desk.publish("k");
+    assert_eq!(desk.log.len(), 1);
+}
