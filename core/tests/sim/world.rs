@@ -1,53 +1,48 @@
 //! The world: one clock, one queue of what happens next, and the parts between which it happens.
 
+mod check;
+mod clients;
+mod doors;
+mod faults;
+mod owners;
+
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, HashSet},
-    sync::Arc,
 };
 
 use bytes::Bytes;
 use carillon_core::{
     Now,
-    grants::Grants,
-    partition::{Config, Effect, Partition, Start},
-    rooms::{Conn, Doors, Publishing, RoomLimits, Rooms},
+    lease::ReplicaId,
+    rooms::{RoomLimits, Rooms},
 };
 use carillon_proto::{
-    codes::Close,
-    frame::{EpochClaim, JoinOptions, Outgoing, ServerFrame, Span},
-    ids::{Epoch, GatewayId, Offset, PartitionId, RoomName, UserId},
+    ids::{GatewayId, PartitionId, RoomName},
     link::{DownBatch, UpBatch},
     log::Record,
 };
 use prost::Message as _;
 
+use self::doors::SimDoors;
+pub(crate) use self::faults::Faults;
 use crate::{
     chance::Chance,
-    client::{Client, Line, OWN, Outcome, Said, Seen},
+    client::{Client, Line},
+    log::Log,
+    replica::{Event, Replica, Stored},
+    sabotage::Sabotage,
 };
-
-/// What goes wrong, and how often. Bus faults are percent of batches; the others permille of steps.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Faults {
-    pub(crate) lose: u64,
-    pub(crate) double: u64,
-    pub(crate) delay: u64,
-    pub(crate) drop_client: u64,
-    pub(crate) crash_owner: u64,
-    pub(crate) crash_gateway: u64,
-    /// Nothing gets through to or from one gateway for a while.
-    pub(crate) cut: u64,
-}
 
 enum Happening {
     Up(PartitionId, UpBatch),
     Down { gateway: usize, life: u64, partition: PartitionId, batch: DownBatch },
-    Write { partition: PartitionId, life: u64, sequence: u64, record: Bytes },
-    Acked { partition: PartitionId, life: u64 },
-    Head { partition: PartitionId, life: u64, room: RoomName },
-    Part { partition: PartitionId, life: u64, ticket: u64, room: RoomName, after: Option<u64>, before: Option<u64>, limit: usize },
-    OwnerReturns(PartitionId),
+    Owner { gateway: usize, life: u64, partition: PartitionId, generation: u64 },
+    Write { replica: usize, partition: PartitionId, tag: u64, number: u64, sequence: u64, record: Bytes },
+    Mark { replica: usize, partition: PartitionId, tag: u64 },
+    Replica { replica: usize, event: Event },
+    Resume(usize),
+    Replace { replica: usize, me: ReplicaId },
     Step,
     Tick,
 }
@@ -57,77 +52,112 @@ struct Gateway {
     rooms: Rooms,
     doors: SimDoors,
     cut_until_ms: u64,
+    /// Link and number of the last batch from each owner, for [`Sabotage::Repair`].
+    heard: HashMap<PartitionId, (u64, u64)>,
 }
 
-#[derive(Default)]
-struct SimDoors {
-    people: HashMap<Conn, (String, String)>,
-    seen: Vec<(Conn, Seen)>,
-}
-
-struct Owner {
-    life: u64,
-    rules: Option<Partition>,
+impl Gateway {
+    /// As if nothing had been lost before this batch.
+    fn renumber(&mut self, partition: PartitionId, batch: &mut DownBatch) {
+        let (link, number) = self.heard.entry(partition).or_default();
+        if *link != batch.link {
+            (*link, *number) = (batch.link, 0);
+        }
+        if batch.number > 0 {
+            *number += u64::from(!batch.items.is_empty());
+            batch.number = *number;
+        }
+    }
 }
 
 pub(crate) struct World {
     now_ms: u64,
     chance: Chance,
     faults: Faults,
+    sabotage: Option<Sabotage>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     happenings: HashMap<u64, Happening>,
     count: u64,
     /// When the last batch between two ends arrives: the next one is not earlier, unless chance delays one.
     order: HashMap<(u8, usize, u64, u8), u64>,
     gateways: Vec<Gateway>,
-    owners: HashMap<PartitionId, Owner>,
-    logs: HashMap<PartitionId, Vec<Record>>,
+    replicas: Vec<Replica>,
+    leases: HashMap<PartitionId, Stored>,
+    logs: HashMap<PartitionId, Log>,
+    /// Payloads that a log has forgotten.
+    lost: HashSet<Bytes>,
     clients: Vec<Client>,
     rooms: Vec<RoomName>,
+    /// Those that have rooms; the others are left alone, to save time.
+    partitions: Vec<PartitionId>,
     lives: u64,
 }
 
+const BEGIN_MS: u64 = 1_000;
 /// Faults and new messages go on for so long; then everything must come to rest.
 const BUSY_MS: u64 = 10_000;
 const CALM_MS: u64 = 40_000;
+/// When each room is written to once more, in worlds whose logs lose something.
+const LAST_WRITE_MS: u64 = BEGIN_MS + BUSY_MS + 10_000;
 const HANDSHAKE_MS: u64 = 5_000;
 const STEP_MS: u64 = 20;
 const TICK_MS: u64 = 250;
 const GATEWAYS: usize = 3;
+const REPLICAS: usize = 3;
+/// How often an owner says that it is one, and how long it waits for its last acks when it gives its partition away.
+const SECOND_MS: u64 = 1_000;
+/// So long may an append be on its way: beyond the age of a lease.
+const STALL_MS: u64 = 8_000;
+/// Clocks of the day are wrong by so much at most, either way.
+const SKEW_MS: u64 = 600_000;
 const CLIENTS: usize = 6;
 
 impl World {
-    pub(crate) fn new(seed: u64, faults: Faults) -> Self {
+    pub(crate) fn new(seed: u64, faults: Faults, sabotage: Option<Sabotage>) -> Self {
         let mut chance = Chance::new(seed);
         let rooms = ["a", "b", "c"].map(|name| RoomName::parse(name).unwrap()).to_vec();
         let clients = (0..CLIENTS).map(|number| {
             // Some users have two app instances, and some instances want their own messages.
-            Client::new(format!("user{}", number / 2), format!("client{number}"), chance.percent(30), chance.percent(60))
+            let (user, name) = (format!("user{}", number / 2), format!("client{number}"));
+            let client = Client::new(user, name, chance.percent(30), chance.percent(60));
+            Client { may_miss: faults.keep > 0 || faults.lose_tail > 0, ..client }
         });
-        let clients = clients.collect();
+        let clients: Vec<Client> = clients.collect();
+        let personal = clients.iter().map(|client| RoomName::parse(&format!("user:{}", client.user)).unwrap().partition());
+        let mut partitions: Vec<PartitionId> = rooms.iter().map(RoomName::partition).chain(personal).collect();
+        partitions.sort_unstable();
+        partitions.dedup();
         let mut world = Self {
-            now_ms: 1000,
+            now_ms: BEGIN_MS,
             chance,
             faults,
+            sabotage,
             queue: BinaryHeap::new(),
             happenings: HashMap::new(),
             count: 0,
             order: HashMap::new(),
             gateways: Vec::new(),
-            owners: HashMap::new(),
+            replicas: Vec::new(),
+            leases: HashMap::new(),
             logs: HashMap::new(),
+            lost: HashSet::new(),
             clients,
             rooms,
+            partitions,
             lives: 0,
         };
         for _ in 0..GATEWAYS {
             let gateway = world.new_gateway();
             world.gateways.push(gateway);
         }
-        for partition in PartitionId::all() {
-            world.logs.insert(partition, Vec::new());
-            world.owners.insert(partition, Owner { life: 0, rules: None });
-            world.take(partition);
+        for partition in world.partitions.clone() {
+            world.logs.insert(partition, Log::default());
+            world.leases.insert(partition, Stored::default());
+        }
+        for _ in 0..REPLICAS {
+            world.lives += 1;
+            let life = world.lives;
+            world.replicas.push(Replica::new(life));
         }
         world
     }
@@ -148,6 +178,10 @@ impl World {
         self.check();
     }
 
+    fn is_without(&self, safeguard: Sabotage) -> bool {
+        self.sabotage == Some(safeguard)
+    }
+
     fn now(&self) -> Now {
         Now { mono_ms: self.now_ms, unix_ms: 1_700_000_000_000 + self.now_ms }
     }
@@ -162,49 +196,53 @@ impl World {
         let now = self.now();
         match happening {
             Happening::Up(partition, batch) => {
-                if let Some(rules) = &mut self.owners.get_mut(&partition).unwrap().rules {
-                    rules.on_batch(batch, now);
+                for replica in 0..self.replicas.len() {
+                    self.on_event(replica, Event::Up { partition, batch: batch.clone() });
                 }
             }
-            Happening::Down { gateway, life, partition, batch } => {
+            Happening::Down { gateway, life, partition, mut batch } => {
+                let hides_holes = self.is_without(Sabotage::Repair);
                 let gateway = &mut self.gateways[gateway];
                 if gateway.life == life {
+                    if hides_holes {
+                        gateway.renumber(partition, &mut batch);
+                    }
                     gateway.rooms.on_batch(partition, batch, now, &mut gateway.doors);
                 }
             }
-            Happening::Write { partition, life, sequence, record } => {
-                // A crash takes with it what had not reached the log; the fence keeps out what comes later.
-                if self.owners[&partition].life == life {
-                    let log = self.logs.get_mut(&partition).unwrap();
-                    assert_eq!(log.len() as u64 + 1, sequence, "appends out of order");
-                    log.push(Record::decode(record).unwrap());
-                    let ack_ms = self.chance.below(5);
-                    self.in_order((2, partition.index(), life, 1), ack_ms, Happening::Acked { partition, life });
+            Happening::Owner { gateway, life, partition, generation } => {
+                let gateway = &mut self.gateways[gateway];
+                if gateway.life == life {
+                    gateway.rooms.on_owner(partition, generation, now, &mut gateway.doors);
                 }
             }
-            Happening::Acked { partition, life } => self.with_owner(partition, life, |rules, now, _| rules.on_appended(now)),
-            Happening::Head { partition, life, room } => self.with_owner(partition, life, |rules, now, log| {
-                let newest = log.iter().rev().find(|record| record.room == room.as_str()).cloned();
-                rules.on_head(room.clone(), newest, now);
-            }),
-            Happening::Part { partition, life, ticket, room, after, before, limit } => {
-                self.with_owner(partition, life, |rules, now, log| {
-                    let all: Vec<&Record> = log.iter().filter(|record| record.room == room.as_str()).collect();
-                    let first = all.first().map_or(0, |record| record.offset);
-                    let found: Vec<Record> = match (after, before) {
-                        (Some(after), _) => all.into_iter().filter(|r| r.offset > after).take(limit).cloned().collect(),
-                        (None, before) => {
-                            let before = before.unwrap_or(u64::MAX);
-                            let mut found: Vec<Record> =
-                                all.into_iter().rev().filter(|r| r.offset < before).take(limit).cloned().collect();
-                            found.reverse();
-                            found
-                        }
-                    };
-                    rules.on_part(ticket, found, first, now);
-                });
+            // What was sent arrives, whatever has become of the sender.
+            Happening::Write { replica, partition, tag, number, sequence, record } => {
+                let by_id = !self.is_without(Sabotage::Chain);
+                let log = self.logs.get_mut(&partition).unwrap();
+                let record = Record::decode(record).unwrap();
+                let is_stored = log.append(tag, number, sequence, record, by_id);
+                let is_heard = !self.chance.percent(self.faults.log);
+                let event = Event::Acked { partition, tag, is_stored: is_stored && is_heard };
+                let ack_ms = self.chance.below(5);
+                self.in_order((2, replica, tag, 1), ack_ms, Happening::Replica { replica, event });
             }
-            Happening::OwnerReturns(partition) => self.take(partition),
+            Happening::Mark { replica, partition, tag } => {
+                let sequence = self.logs.get_mut(&partition).unwrap().mark(tag);
+                let wait_ms = 1 + self.chance.below(20);
+                self.schedule(wait_ms, Happening::Replica { replica, event: Event::Marked { partition, tag, sequence } });
+            }
+            Happening::Replica { replica, event } => self.on_event(replica, event),
+            Happening::Resume(replica) => {
+                for event in std::mem::take(&mut self.replicas[replica].waiting) {
+                    self.on_event(replica, event);
+                }
+            }
+            Happening::Replace { replica, me } => {
+                if self.replicas[replica].view.me() == me {
+                    self.replace_replica(replica, self.now_ms);
+                }
+            }
             Happening::Step => {
                 self.step(busy);
                 self.schedule(STEP_MS, Happening::Step);
@@ -213,21 +251,14 @@ impl World {
                 for gateway in &mut self.gateways {
                     gateway.rooms.on_tick(now, &mut gateway.doors);
                 }
-                for owner in self.owners.values_mut() {
-                    if let Some(rules) = &mut owner.rules {
-                        rules.on_tick(now);
+                for replica in 0..self.replicas.len() {
+                    if self.replicas[replica].is_running(self.now_ms) {
+                        self.exchange_notes(replica);
+                        self.tick_replica(replica);
                     }
                 }
                 self.schedule(TICK_MS, Happening::Tick);
             }
-        }
-    }
-
-    fn with_owner(&mut self, partition: PartitionId, life: u64, act: impl FnOnce(&mut Partition, Now, &[Record])) {
-        let now = self.now();
-        let owner = self.owners.get_mut(&partition).unwrap();
-        if let Some(rules) = owner.rules.as_mut().filter(|_| owner.life == life) {
-            act(rules, now, &self.logs[&partition]);
         }
     }
 
@@ -253,35 +284,9 @@ impl World {
                 self.on_bus((0, index, life, partition.0), cut, || Happening::Up(partition, batch.clone()));
             }
         }
-        for partition in PartitionId::all() {
-            let life = self.owners[&partition].life;
-            while let Some(effect) =
-                self.owners.get_mut(&partition).unwrap().rules.as_mut().and_then(|rules| rules.poll_effect(now))
-            {
-                self.carry_out(partition, life, effect);
-            }
-        }
-    }
-
-    fn carry_out(&mut self, partition: PartitionId, life: u64, effect: Effect) {
-        let wait_ms = 1 + self.chance.below(8);
-        match effect {
-            Effect::Append { sequence, record, .. } => {
-                let write = Happening::Write { partition, life, sequence, record };
-                self.in_order((2, partition.index(), life, 0), wait_ms, write);
-            }
-            // Nothing is old or numerous enough in this world.
-            Effect::Trim { .. } | Effect::Empty { .. } | Effect::TailLost => unreachable!("nothing is trimmed"),
-            Effect::Head { room } => self.schedule(wait_ms, Happening::Head { partition, life, room }),
-            Effect::Read { ticket, room, after, before, limit, .. } => {
-                let part = Happening::Part { partition, life, ticket, room, after, before, limit };
-                self.schedule(wait_ms, part);
-            }
-            Effect::Send { gateway, batch } => {
-                let Some(index) = self.gateways.iter().position(|it| gateway_id(it.life) == gateway) else { return };
-                let (life, cut) = (self.gateways[index].life, self.gateways[index].cut_until_ms > self.now_ms);
-                let down = || Happening::Down { gateway: index, life, partition, batch: batch.clone() };
-                self.on_bus((1, index, life, partition.0), cut, down);
+        for index in 0..self.replicas.len() {
+            if self.replicas[index].is_running(self.now_ms) {
+                self.settle_replica(index);
             }
         }
     }
@@ -314,148 +319,13 @@ impl World {
         if busy {
             self.break_things();
         }
+        // A log that has lost something is found out when it is written to.
+        let writes_on = self.faults.lose_tail > 0 && self.now_ms == LAST_WRITE_MS;
         for index in 0..self.clients.len() {
             self.step_client(index, busy);
-        }
-    }
-
-    fn break_things(&mut self) {
-        if self.chance.permille(self.faults.crash_gateway) {
-            let index = self.chance.below(GATEWAYS as u64) as usize;
-            self.gateways[index] = self.new_gateway();
-            for client in 0..self.clients.len() {
-                if matches!(self.clients[client].line, Line::Up { gateway, .. } if gateway == index) {
-                    let until_ms = self.now_ms + self.chance.below(2000);
-                    self.clients[client].on_down(until_ms);
-                }
+            if writes_on && let Line::Up { gateway, conn, welcomed: true, .. } = self.clients[index].line {
+                self.write_everywhere(index, gateway, conn);
             }
-        }
-        if self.chance.permille(self.faults.crash_owner) {
-            let room = self.chance.below(self.rooms.len() as u64) as usize;
-            let partition = self.rooms[room].partition();
-            let owner = self.owners.get_mut(&partition).unwrap();
-            owner.rules = None;
-            owner.life += 1;
-            let away_ms = self.chance.below(6000);
-            self.schedule(away_ms, Happening::OwnerReturns(partition));
-        }
-        if self.chance.permille(self.faults.cut) {
-            let index = self.chance.below(GATEWAYS as u64) as usize;
-            self.gateways[index].cut_until_ms = self.now_ms + self.chance.below(15_000);
-        }
-    }
-
-    fn take(&mut self, partition: PartitionId) {
-        let now = self.now();
-        let owner = self.owners.get_mut(&partition).unwrap();
-        if owner.rules.is_some() {
-            return;
-        }
-        owner.life += 1;
-        let log = &self.logs[&partition];
-        let start = Start {
-            partition,
-            generation: now.unix_ms + owner.life,
-            incarnation: "sim".into(),
-            last_sequence: log.len() as u64,
-            seed: u128::from(self.chance.next()),
-        };
-        // A small ring, so that resumes reach the log too.
-        let config = Config { ring_messages: 8, ..Config::default() };
-        owner.rules = Some(Partition::new(config, start, log.iter().cloned()));
-    }
-
-    fn step_client(&mut self, index: usize, busy: bool) {
-        let now = self.now();
-        match self.clients[index].line {
-            Line::Down { until_ms } if self.now_ms >= until_ms => {
-                let at = self.chance.below(GATEWAYS as u64) as usize;
-                let gateway = &mut self.gateways[at];
-                self.lives += 1;
-                let life = self.lives as u32;
-                let client = &mut self.clients[index];
-                let conn = Conn { index: gateway.rooms.next_index(), life };
-                gateway.doors.people.insert(conn, (client.user.clone(), client.name.clone()));
-                let user = UserId::parse(&client.user).unwrap();
-                let grants = Grants::new(user.clone(), None);
-                client.connections += 1;
-                client.line = Line::Up { gateway: at, conn, welcomed: false, since_ms: self.now_ms };
-                gateway.rooms.connect(life, user, grants.personal(), now, &mut gateway.doors);
-            }
-            Line::Up { gateway, conn, .. } if busy && self.chance.permille(self.faults.drop_client) => {
-                self.gateways[gateway].rooms.disconnect(conn, now);
-                self.gateways[gateway].doors.people.remove(&conn);
-                let until_ms = self.now_ms + self.chance.below(3000);
-                self.clients[index].on_down(until_ms);
-            }
-            // The gateway's own rule: who is not welcomed in time is sent away.
-            Line::Up { gateway, conn, welcomed: false, since_ms } if self.now_ms > since_ms + HANDSHAKE_MS => {
-                self.gateways[gateway].rooms.disconnect(conn, now);
-                self.clients[index].on_down(self.now_ms + 100);
-            }
-            Line::Up { gateway, conn, welcomed: true, .. } => self.act(index, gateway, conn, busy),
-            _ => {}
-        }
-    }
-
-    fn act(&mut self, index: usize, gateway: usize, conn: Conn, busy: bool) {
-        let now = self.now();
-        let gateway = &mut self.gateways[gateway];
-        let client = &mut self.clients[index];
-        let grants = Arc::new(Grants::new(UserId::parse(&client.user).unwrap(), None));
-        for room in &self.rooms {
-            let known = client.rooms.entry(room.as_str().to_owned()).or_default();
-            if !known.wants && busy && self.chance.percent(2) {
-                known.wants = true;
-            }
-            if known.wants && !known.asked {
-                known.asked = true;
-                let options = JoinOptions {
-                    since: known.position,
-                    epoch: known.position.map(|_| EpochClaim::Named(known.epoch.as_str().into())),
-                    echo: client.echo,
-                    presence: client.presence,
-                    ..JoinOptions::default()
-                };
-                let reference = format!("\"join {room}\"");
-                let permit = grants.join(room.clone()).unwrap();
-                gateway.rooms.join(conn, &permit, options, Some(&reference), now, &mut gateway.doors);
-            }
-        }
-        if busy && self.chance.percent(20) {
-            let room = self.rooms[self.chance.below(self.rooms.len() as u64) as usize].clone();
-            for _ in 0..=self.chance.below(3) {
-                let number = client.said.len();
-                let payload = format!("\"{}:{number}\"", client.name);
-                let reference = number.to_string();
-                let key = format!("{}-{number}", client.name);
-                let said = Publishing {
-                    payload: &payload,
-                    key: self.chance.percent(50).then_some(&key),
-                    echo: false,
-                    ephemeral: false,
-                    reference: Some(&reference),
-                    traceparent: "",
-                };
-                let permit = grants.publish(room.clone()).unwrap();
-                gateway.rooms.publish(conn, &permit, &said, now, &mut gateway.doors);
-                client.said.push(Said {
-                    room: room.as_str().to_owned(),
-                    payload,
-                    outcome: Outcome::Open,
-                    connection: client.connections,
-                });
-            }
-        }
-        if busy && self.chance.percent(3) {
-            let room = self.rooms[self.chance.below(self.rooms.len() as u64) as usize].clone();
-            let span = match self.chance.below(3) {
-                0 => Span::Newest,
-                1 => Span::After(self.chance.below(40)),
-                _ => Span::Before(1 + self.chance.below(40)),
-            };
-            let limit = 1 + self.chance.below(20) as u32;
-            gateway.rooms.history(conn, &grants.read(room).unwrap(), span, limit, Some("\"history\""), now);
         }
     }
 
@@ -463,62 +333,7 @@ impl World {
         self.lives += 1;
         let limits = RoomLimits { replay_messages: 10, ..RoomLimits::default() };
         let rooms = Rooms::new(gateway_id(self.lives), limits);
-        Gateway { life: self.lives, rooms, doors: SimDoors::default(), cut_until_ms: 0 }
-    }
-
-    /// At rest: everyone has everything, and the log has each message once.
-    fn check(&self) {
-        let log = |room: &str| -> Vec<&Record> {
-            let partition = RoomName::parse(room).unwrap().partition();
-            self.logs[&partition].iter().filter(|record| record.room == room).collect()
-        };
-        for room in &self.rooms {
-            let records = log(room.as_str());
-            for (index, record) in records.iter().enumerate() {
-                assert_eq!(record.offset, index as u64 + 1, "a hole in the log of {room}");
-            }
-            let payloads: HashSet<&[u8]> = records.iter().map(|record| &record.payload[..]).collect();
-            assert_eq!(payloads.len(), records.len(), "a message of {room} is stored twice");
-        }
-        for client in &self.clients {
-            let who = &client.name;
-            assert!(matches!(client.line, Line::Up { welcomed: true, .. }), "{who} is not back: {:?}", client.line);
-            for (room, known) in client.rooms.iter().filter(|(_, known)| known.wants) {
-                let records = log(room);
-                assert!(known.joined, "{who} waits for {room} for ever");
-                assert_eq!(known.position, Some(records.len() as u64), "{who} is not at the head of {room}");
-                for (offset, payload) in &known.seen {
-                    let stored = std::str::from_utf8(&records[*offset as usize - 1].payload).unwrap();
-                    assert!(payload == stored || payload == OWN, "{who}: {offset} of {room} is {stored}, seen as {payload}");
-                }
-                for offset in known.first + 1..=records.len() as u64 {
-                    assert!(known.seen.contains_key(&offset), "{who} never saw {offset} of {room}");
-                }
-            }
-            for (room, known) in client.rooms.iter().filter(|(_, known)| known.wants && client.presence) {
-                let there = self.clients.iter().filter(|other| other.rooms.get(room).is_some_and(|known| known.wants));
-                let users: HashSet<String> = there.map(|other| other.user.clone()).collect();
-                assert_eq!(known.count, users.len() as u64, "{who} counts wrong in {room}");
-                let others: HashSet<String> = users.into_iter().filter(|user| *user != client.user).collect();
-                assert_eq!(known.others, others, "{who} sees the wrong people in {room}");
-            }
-            let mut last: HashMap<(&str, u64), u64> = HashMap::new();
-            for said in &client.said {
-                assert_ne!(said.outcome, Outcome::Open, "{who} waits for the outcome of {} for ever", said.payload);
-                let stored = log(&said.room).into_iter().find(|record| record.payload == said.payload.as_bytes());
-                match said.outcome {
-                    Outcome::Acked(offset) => {
-                        assert_eq!(stored.map(|record| record.offset), Some(offset), "{who}: {} was acked", said.payload)
-                    }
-                    Outcome::Refused => assert_eq!(stored, None, "{who}: {} was refused, yet stored", said.payload),
-                    _ => {}
-                }
-                if let Some(record) = stored {
-                    let before = last.insert((&said.room, said.connection), record.offset).unwrap_or(0);
-                    assert!(before < record.offset, "{who}: {} is stored before what was said before it", said.payload);
-                }
-            }
-        }
+        Gateway { life: self.lives, rooms, doors: SimDoors::default(), cut_until_ms: 0, heard: HashMap::new() }
     }
 }
 
@@ -526,79 +341,4 @@ fn gateway_id(life: u64) -> GatewayId {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&life.to_be_bytes());
     GatewayId(id)
-}
-
-impl Doors for SimDoors {
-    type Shared = ();
-
-    fn message(&mut self, to: Conn, message: &Outgoing<'_>, _: &mut ()) {
-        let seen = Seen::Message {
-            room: message.room.to_owned(),
-            offset: message.offset,
-            payload: String::from_utf8(message.payload.to_vec()).unwrap(),
-            sender: (message.sender.to_owned(), self.client_of(message)),
-            epoch: message.epoch.to_owned(),
-        };
-        self.seen.push((to, seen));
-    }
-
-    fn frame(&mut self, to: Conn, frame: &ServerFrame<'_>) {
-        let seen = match *frame {
-            ServerFrame::Joined { room, offset, epoch, recovered, members, .. } => {
-                let members = members.map(|it| it.members.iter().map(|member| member.user.to_string()).collect());
-                Seen::Joined { room: room.to_string(), offset, epoch: epoch.to_string(), recovered, members }
-            }
-            ServerFrame::UserJoined { room, user, count, .. } => {
-                Seen::UserJoined { room: room.to_string(), user: user.to_owned(), count }
-            }
-            ServerFrame::UserLeft { room, user, count, .. } => {
-                Seen::UserLeft { room: room.to_string(), user: user.to_owned(), count }
-            }
-            ServerFrame::Own { room, offset, .. } => Seen::Own { room: room.to_owned(), offset },
-            ServerFrame::Ack { reference, room, stored, .. } => {
-                Seen::Ack { reference: reference.to_owned(), room: room.to_string(), offset: stored.expect("stored").0 }
-            }
-            ServerFrame::Error { code, reference, outcome_unknown, .. } => {
-                Seen::Error { reference: reference.map(str::to_owned), code: code.as_str(), outcome_unknown }
-            }
-            ServerFrame::History { room, messages, .. } => {
-                Seen::History { room: room.to_string(), offsets: messages.iter().map(|message| message.offset).collect() }
-            }
-            ServerFrame::Left { .. } => Seen::Left,
-            ref other => panic!("no client expects {other:?}"),
-        };
-        self.seen.push((to, seen));
-    }
-
-    fn welcome(&mut self, to: Conn, _: &RoomName, _: Offset, _: &Epoch) {
-        self.seen.push((to, Seen::Welcome));
-    }
-
-    fn close(&mut self, _: Conn, why: Close) {
-        panic!("nobody here has so many connections, and yet: {why:?}");
-    }
-
-    fn identity(&self, of: Conn) -> (&str, &str) {
-        self.people.get(&of).map_or(("", ""), |(user, client)| (user, client))
-    }
-
-    fn info(&self, _: Conn) -> &str {
-        ""
-    }
-
-    fn outbox_bytes(&self, _: Conn) -> usize {
-        0
-    }
-
-    fn outbox_taken(&self, _: Conn) -> u32 {
-        0
-    }
-}
-
-impl SimDoors {
-    /// Payloads name the client that said them.
-    fn client_of(&self, message: &Outgoing<'_>) -> String {
-        let payload = std::str::from_utf8(message.payload).unwrap();
-        payload.trim_matches('"').split(':').next().unwrap().to_owned()
-    }
 }
