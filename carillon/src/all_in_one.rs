@@ -8,7 +8,7 @@ use std::{
 
 use carillon_auth::{Authority, Revoker, dev_key};
 use carillon_fanout::Fanout;
-use carillon_gateway::{Config, Counters, Gateway};
+use carillon_gateway::{Config, Counters, Gateway, Tls};
 use carillon_platform::{
     admin,
     auth::Revocations,
@@ -34,6 +34,7 @@ pub enum Mode {
 pub struct AllInOne {
     process: Process,
     authority: Arc<Authority>,
+    tls: Option<Tls>,
     log: Arc<EmbeddedLog>,
     listener: TcpListener,
     listen: SocketAddr,
@@ -71,10 +72,11 @@ impl AllInOne {
             }
         }
         let authority = Authority::from_settings(settings).map_err(Failure::settings)?;
+        let tls = Tls::from_settings(&settings.tls).map_err(Failure::settings)?;
         let log = EmbeddedLog::open(&settings.data_dir).map_err(Failure::world)?;
         let listener = service::bind("--listen", settings.listen)?;
         let listen = service::local_address(&listener)?;
-        Ok(Self { process, authority: Arc::new(authority), log: Arc::new(log), listener, listen, mode })
+        Ok(Self { process, authority: Arc::new(authority), tls, log: Arc::new(log), listener, listen, mode })
     }
 
     /// Where clients connect.
@@ -119,6 +121,7 @@ impl AllInOne {
         let owners = tokio::spawn(fanout.run(stop.clone(), shutdown.clone()));
         let gateway = Gateway {
             config: Config::new(settings),
+            tls: self.tls,
             bus,
             buckets,
             verifier: self.authority.clone(),

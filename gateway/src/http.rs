@@ -32,11 +32,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Counters, Gateway, Page,
+    Counters, Gateway, Page, Tls,
     config::Config,
     engineio,
     shard::Shard,
     socketio::{door::SocketIoDoor, records::Forgetting},
+    wire::Wire,
 };
 pub(crate) use rates::Rates;
 pub(crate) use request::{AT_ONCE as REQUESTS_AT_ONCE, REFERENCE, Request};
@@ -87,6 +88,7 @@ pub(crate) struct Front {
     strangers: Rc<Strangers>,
     counters: Arc<Counters>,
     pages: &'static [Page],
+    tls: Option<Tls>,
     rates: Arc<Rates>,
     keys: Arc<KeptKeys>,
     draining: CancellationToken,
@@ -108,6 +110,7 @@ impl Front {
             strangers: Strangers::new(gateway.config.unauthenticated),
             counters: gateway.counters.clone(),
             pages: gateway.pages,
+            tls: gateway.tls.clone(),
             rates: shared.rates,
             keys: shared.keys,
             draining,
@@ -160,16 +163,32 @@ pub(crate) fn spawn(front: Rc<Front>, stream: TcpStream) {
 
 async fn serve(front: Rc<Front>, stream: TcpStream, stranger: Rc<Stranger>) {
     let patience = Duration::from_millis(front.config.handshake_ms);
-    let speaks = tokio::select! {
-        speaks = timeout(patience, speaks_http2(&stream)) => speaks,
+    let begun = tokio::select! {
+        begun = timeout(patience, begin(&front, stream)) => begun,
         // Nothing was asked yet, and nothing will be served.
         () = front.draining.cancelled() => return,
     };
     // What goes wrong here goes wrong on the client's side of the socket, and it is told by hyper where it can be.
-    match speaks {
-        Ok(Ok(true)) => serve_http2(front, stream, stranger).await,
-        Ok(Ok(false)) => serve_http1(front, stream, stranger, patience).await,
-        Ok(Err(_)) | Err(_) => {}
+    match begun {
+        Ok(Ok((wire, true))) => serve_http2(front, wire, stranger).await,
+        Ok(Ok((wire, false))) => serve_http1(front, wire, stranger, patience).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a client broke off before it asked for anything"),
+        Err(_) => {}
+    }
+}
+
+/// What is said before the first request, and whether that one will be HTTP/2.
+async fn begin(front: &Front, stream: TcpStream) -> io::Result<(Wire, bool)> {
+    match &front.tls {
+        Some(tls) => {
+            let wire = tls.accept(stream).await?;
+            let speaks_http2 = wire.agreed() == Some(b"h2");
+            Ok((wire, speaks_http2))
+        }
+        None => {
+            let speaks_http2 = speaks_http2(&stream).await?;
+            Ok((stream.into(), speaks_http2))
+        }
     }
 }
 
@@ -198,7 +217,7 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn serve_http1(front: Rc<Front>, stream: TcpStream, stranger: Rc<Stranger>, patience: Duration) {
+async fn serve_http1(front: Rc<Front>, wire: Wire, stranger: Rc<Stranger>, patience: Duration) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new());
     builder.header_read_timeout(patience);
@@ -210,7 +229,7 @@ async fn serve_http1(front: Rc<Front>, stream: TcpStream, stranger: Rc<Stranger>
         request.extensions_mut().insert(socket.clone());
         async move { answer(&front, &stranger, request).await }
     });
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(wire), service).with_upgrades());
     let served = async {
         tokio::select! {
             _ = connection.as_mut() => {}
@@ -226,7 +245,7 @@ async fn serve_http1(front: Rc<Front>, stream: TcpStream, stranger: Rc<Stranger>
     }
 }
 
-async fn serve_http2(front: Rc<Front>, stream: TcpStream, stranger: Rc<Stranger>) {
+async fn serve_http2(front: Rc<Front>, wire: Wire, stranger: Rc<Stranger>) {
     let mut builder = http2::Builder::new(OnThisThread);
     builder.timer(TokioTimer::new());
     builder.max_header_list_size(HEAD_BYTES as u32);
@@ -240,7 +259,7 @@ async fn serve_http2(front: Rc<Front>, stream: TcpStream, stranger: Rc<Stranger>
         let (front, stranger) = (front.clone(), stranger.clone());
         async move { answer(&front, &stranger, request).await }
     });
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(wire), service));
     tokio::select! {
         _ = connection.as_mut() => {}
         () = draining.cancelled() => {

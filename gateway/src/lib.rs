@@ -20,8 +20,10 @@ mod hub;
 mod publishes;
 mod shard;
 pub mod socketio;
+mod tls;
 pub mod websocket;
 mod wheel;
+mod wire;
 
 use std::{io, net::TcpListener, sync::Arc};
 
@@ -34,12 +36,15 @@ use carillon_platform::{
 
 pub use config::Config;
 pub use counters::Counters;
+pub use tls::Tls;
 
 /// What a gateway needs of the world.
 #[derive(Clone)]
 pub struct Gateway {
     /// Its limits and times.
     pub config: Config,
+    /// Who takes clients that speak TLS; without it, they speak in the open.
+    pub tls: Option<Tls>,
     /// The way to the owners.
     pub bus: Arc<dyn Bus>,
     /// Where what outlives a gateway is kept, and is no message.
@@ -78,6 +83,11 @@ impl Gateway {
         listener.set_nonblocking(true)?;
         // Nobody gets past this one, whichever door comes and whatever a cache says.
         self.verifier = Arc::new(Unrevoked::new(self.verifier, self.revocations.clone()));
+        if let Some(tls) = self.tls.clone() {
+            let looking = tls.keep();
+            let draining = shutdown.token();
+            tokio::spawn(async move { draining.run_until_cancelled_owned(looking).await });
+        }
         let rates = Arc::new(http::Rates::new(self.config.session.frames));
         let keys = Arc::new(KeptKeys::new(self.issuer.clone()));
         let forgetting = socketio::records::Forgetting::default();

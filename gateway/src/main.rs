@@ -3,7 +3,7 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use carillon_gateway::{Config, Counters, Gateway};
+use carillon_gateway::{Config, Counters, Gateway, Tls};
 use carillon_platform::{
     auth::{CachedVerifier, GrpcVerifier, Revocations},
     service::{self, ComingNats, Failure, Process},
@@ -21,6 +21,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let settings = &process.settings;
     let auth = Arc::new(GrpcVerifier::from_settings(&settings.auth).map_err(Failure::settings)?);
     let verifier = Arc::new(CachedVerifier::new(auth.clone()));
+    let tls = Tls::from_settings(&settings.tls).map_err(Failure::settings)?;
     let nats = ComingNats::begin(settings, Program::Gateway).await?;
     let listener = service::bind("--listen", settings.listen)?;
     let listen = service::local_address(&listener)?;
@@ -43,6 +44,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
     })?;
     let gateway = Gateway {
         config: Config::new(settings),
+        tls,
         bus: nats.bus.clone(),
         buckets: nats.buckets.clone(),
         verifier,

@@ -38,7 +38,6 @@ use carillon_proto::{
 };
 use prost::Message as _;
 use tokio::{
-    net::TcpStream,
     sync::broadcast::{self, error::RecvError},
     task::LocalSet,
     time::{sleep, timeout},
@@ -61,6 +60,7 @@ use crate::{
         socket::{GOODBYE, NativeSocket, Serving, say_goodbye},
     },
     wheel::{Due, Wheel},
+    wire::Wire,
 };
 pub(crate) use seats::Returning;
 
@@ -303,12 +303,12 @@ impl Shard {
     }
 
     /// A native client with a verified token. `early`: bytes that came behind its handshake.
-    pub(crate) fn on_connect(&mut self, stream: TcpStream, early: &[u8], opening: Opening) {
+    pub(crate) fn on_connect(&mut self, wire: Wire, early: &[u8], opening: Opening) {
         let now = self.now();
         match self.admit(&opening) {
-            Err(why) => self.refuse(stream, why),
+            Err(why) => self.refuse(wire, why),
             Ok(user) => {
-                let door = Door::Native(NativeSocket::new(stream, early.to_vec(), now.mono_ms));
+                let door = Door::Native(NativeSocket::new(wire, early.to_vec(), now.mono_ms));
                 let conn = self.open(user, door, opening, now);
                 self.wheel.schedule(now.mono_ms + self.config.heartbeat_interval_ms, conn, Due::Heartbeat);
                 if let Some(shard) = self.this.upgrade() {
@@ -457,10 +457,10 @@ impl Shard {
     }
 
     /// A client that never becomes a connection: the upgrade is complete, so that it can be told why.
-    pub(crate) fn refuse(&mut self, stream: TcpStream, why: Close) {
+    pub(crate) fn refuse(&mut self, wire: Wire, why: Close) {
         self.counters.on_close(why.code());
         let close = codec::close_frame(Some(why.code()), &why.reason());
-        tokio::task::spawn_local(self.goodbyes.track_future(say_goodbye(stream, Default::default(), close)));
+        tokio::task::spawn_local(self.goodbyes.track_future(say_goodbye(wire, Default::default(), close)));
     }
 
     pub(crate) fn connection(&mut self, conn: Conn) -> Option<&mut Connection> {
@@ -475,7 +475,7 @@ impl Shard {
         let kept = socket.partial.len();
         // A partial frame is shorter than the largest frame, beside which there is always room to read.
         scratch[..kept].copy_from_slice(&socket.partial);
-        match socket.stream.try_read(&mut scratch[kept..]) {
+        match socket.wire.try_read(&mut scratch[kept..]) {
             Ok(0) => self.drop_connection(conn),
             Ok(count) => {
                 socket.heard_ms = now.mono_ms as u32;
@@ -844,7 +844,7 @@ impl Shard {
         let Some(Connection { door: Door::Native(socket), outbox, .. }) = self.forget(conn).map(|connection| *connection) else {
             return;
         };
-        tokio::task::spawn_local(self.goodbyes.track_future(say_goodbye(socket.stream, outbox, close)));
+        tokio::task::spawn_local(self.goodbyes.track_future(say_goodbye(socket.wire, outbox, close)));
     }
 
     fn forget(&mut self, conn: Conn) -> Option<Box<Connection>> {

@@ -24,6 +24,9 @@ pub struct Common {
     /// The HS256 secret to sign tokens with.
     #[arg(long, global = true, env = "CARILLON_JWT__SECRET", hide_env_values = true)]
     pub secret: Option<String>,
+    /// The file with that secret.
+    #[arg(long, global = true, env = "CARILLON_JWT__SECRET_FILE", value_name = "FILE", conflicts_with = "secret")]
+    pub secret_file: Option<PathBuf>,
     /// Threads of the load.
     #[arg(long, global = true, default_value_t = 1)]
     pub threads: usize,

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
@@ -55,7 +55,14 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new(common: &Common, rooms: usize, is_ephemeral: bool, with_book: bool) -> anyhow::Result<Self> {
-        let secret = common.secret.as_deref().context("--secret is missing: the HS256 secret of the server (jwt.secret)")?;
+        let secret = match (&common.secret, &common.secret_file) {
+            (Some(secret), _) => secret.clone(),
+            (None, Some(file)) => std::fs::read_to_string(file)
+                .with_context(|| format!("--secret-file: {} can't be read", file.display()))?
+                .trim_end_matches(['\r', '\n'])
+                .to_owned(),
+            (None, None) => bail!("--secret is missing: the HS256 secret of the server (jwt.secret)"),
+        };
         ensure!(common.payload >= LEAST_BYTES, "--payload: at least {LEAST_BYTES}, since it carries its number and its time");
         ensure!(common.threads > 0, "--threads: at least one");
         let prefix = common.prefix.clone().unwrap_or_else(|| format!("load-{:08x}-", fastrand::u32(..)));
@@ -68,7 +75,7 @@ impl Stage {
         bar.set_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}").expect("a template that makes sense"));
         let shared = Arc::new(Shared {
             targets: common.url.iter().map(|url| Target::parse(url)).collect::<anyhow::Result<_>>()?,
-            signer: Signer::new(secret),
+            signer: Signer::new(&secret),
             clock: Clock::start(),
             live: Live::default(),
             prefix,

@@ -108,8 +108,21 @@ settings! {
         /// none matches is kept by the default.
         retention: Vec<Retention> = vec![Retention::default()], retention, "fanout, all-in-one";
     }
-    sections { nats: Nats, auth: Auth, grpc: Grpc, jwt: Jwt, limits: Limits, heartbeat: Heartbeat, sse: Sse, socketio: Socketio,
+    sections { tls: Tls, nats: Nats, auth: Auth, grpc: Grpc, jwt: Jwt, limits: Limits, heartbeat: Heartbeat, sse: Sse, socketio: Socketio,
         drain: Drain, gateway: Gateway, otel: Otel, log: Log }
+}
+
+settings! {
+    /// TLS of the public port, where no proxy in front of it ends TLS.
+    Tls {
+        /// PEM file of the certificate that clients are shown, its chain behind it. Without it, the public port is plain text.
+        cert: Option<PathBuf> = None, optional(path), "gateway, all-in-one";
+        /// PEM file of the private key of `tls.cert`.
+        key: Option<PathBuf> = None, optional(path), "gateway, all-in-one";
+        /// How often both files are looked at, milliseconds. New connections are shown what is new in them.
+        reload_ms: u64 = 5000, count(10..=HOUR_MS), "gateway, all-in-one";
+    }
+    sections {}
 }
 
 settings! {

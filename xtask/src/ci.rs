@@ -3,12 +3,13 @@
 use anyhow::Result;
 
 use crate::steps::{self, Steps, cargo};
-use crate::{arrows, deny, test};
+use crate::{arrows, deny, deploy, test};
 
 pub(crate) fn run(steps: &mut Steps) -> Result<()> {
     steps.run("fmt", || steps::run(&mut cargo(&["fmt", "--all", "--check"])))?;
     steps.run("arrows", arrows::check)?;
     steps.run("deny", deny::check)?;
+    steps.run("deploy", deploy::check)?;
     steps.run("clippy", || {
         steps::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
     })?;

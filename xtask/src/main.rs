@@ -8,6 +8,7 @@ mod chaos;
 mod ci;
 mod cluster;
 mod deny;
+mod deploy;
 mod nats;
 mod process;
 mod steps;
@@ -28,6 +29,8 @@ enum Command {
     Chaos(chaos::Args),
     /// Check licences, sources and bans of all dependencies, and advisories where they can be had
     Deny,
+    /// Check images, compose files and manifests, as far as that goes without a Docker engine and a cluster
+    Deploy,
     /// Print the path of a NATS server for the tests, fetched if there is none: for `cargo test` by hand
     NatsServer,
 }
@@ -40,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         Command::Ci => ci::run(&mut steps),
         Command::Chaos(args) => return chaos::run(&args),
         Command::Deny => steps.run("deny", deny::check),
+        Command::Deploy => steps.run("deploy", deploy::check),
         Command::Cluster => return cluster::run(),
         Command::NatsServer => return nats::find_or_fetch_server().map(|server| println!("{}", server.display())),
     };

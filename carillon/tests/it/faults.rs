@@ -116,6 +116,7 @@ impl World {
         revocations.wait_until_known().await;
         let gateway = Gateway {
             config,
+            tls: None,
             bus: bus.clone(),
             buckets: buckets.clone(),
             verifier,

@@ -48,6 +48,7 @@ mod cluster;
 mod crash;
 mod drain;
 mod strangers;
+mod tls;
 
 mod endurance;
 mod faults;

@@ -15,15 +15,14 @@ use bytes::Bytes;
 use carillon_core::{outbox::Outbox, rooms::Conn};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::timeout,
 };
 
 use super::codec::Decoder;
-use crate::{connection::Written, door::Door, shard::Shard};
+use crate::{connection::Written, door::Door, shard::Shard, wire::Wire};
 
 pub(crate) struct NativeSocket {
-    pub(crate) stream: TcpStream,
+    pub(crate) wire: Wire,
     pub(crate) decoder: Decoder,
     /// The start of a frame whose rest has not come yet; at first, all that came behind the handshake.
     pub(crate) partial: Vec<u8>,
@@ -39,9 +38,9 @@ const PIECES: usize = 64;
 
 impl NativeSocket {
     /// `early`: bytes that came behind the handshake.
-    pub(crate) fn new(stream: TcpStream, early: Vec<u8>, now_ms: u64) -> Self {
+    pub(crate) fn new(wire: Wire, early: Vec<u8>, now_ms: u64) -> Self {
         Self {
-            stream,
+            wire,
             decoder: Decoder::default(),
             has_early: !early.is_empty(),
             partial: early,
@@ -59,7 +58,7 @@ impl NativeSocket {
                 *slot = IoSlice::new(piece);
                 count += 1;
             }
-            match self.stream.try_write_vectored(&pieces[..count]) {
+            match self.wire.try_write_vectored(&pieces[..count]) {
                 Ok(0) => return Written::Broken,
                 Ok(written) => outbox.on_written(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Written::Some,
@@ -67,7 +66,12 @@ impl NativeSocket {
                 Err(_) => return Written::Broken,
             }
         }
-        Written::All
+        // Under TLS, what the outbox has given away may still be here.
+        match self.wire.try_flush() {
+            Ok(()) => Written::All,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Written::Some,
+            Err(_) => Written::Broken,
+        }
     }
 }
 
@@ -96,7 +100,7 @@ impl Future for Serving {
             let is_blocked = connection.is_blocked;
             let Door::Native(socket) = &mut connection.door else { return Poll::Ready(()) };
             if is_blocked {
-                match socket.stream.poll_write_ready(cx) {
+                match socket.wire.poll_write_ready(cx) {
                     Poll::Ready(Ok(())) => shard.write(conn),
                     Poll::Ready(Err(_)) => shard.drop_connection(conn),
                     Poll::Pending => {}
@@ -111,7 +115,7 @@ impl Future for Serving {
                 shard.read_early(conn);
                 continue;
             }
-            match socket.stream.poll_read_ready(cx) {
+            match socket.wire.poll_read_ready(cx) {
                 Poll::Ready(Ok(())) => shard.read(conn),
                 Poll::Ready(Err(_)) => shard.drop_connection(conn),
                 Poll::Pending => return Poll::Pending,
@@ -129,17 +133,17 @@ const GOODBYE_BYTES: usize = 1 << 20;
 
 /// Writes what is left and the close frame, then waits for the client to go (RFC 6455, section 7.1.1): closing at once could
 /// reset the connection under the close frame.
-pub(crate) async fn say_goodbye(mut stream: TcpStream, outbox: Outbox, close: Bytes) {
+pub(crate) async fn say_goodbye(mut wire: Wire, outbox: Outbox, close: Bytes) {
     let goodbye = async {
         for piece in outbox.pieces() {
-            stream.write_all(piece).await?;
+            wire.write_all(piece).await?;
         }
-        stream.write_all(&close).await?;
-        stream.shutdown().await?;
+        wire.write_all(&close).await?;
+        wire.shutdown().await?;
         let mut scratch = [0; 512];
         let mut left = GOODBYE_BYTES;
         loop {
-            match stream.read(&mut scratch).await? {
+            match wire.read(&mut scratch).await? {
                 0 => return Ok(()),
                 count if count > left => return Ok(()),
                 count => left -= count,

@@ -10,7 +10,6 @@ use http::{
 };
 use hyper::{body::Incoming, upgrade::Parts};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::handshake::{self, Asked, Refused};
 use crate::{
@@ -19,6 +18,7 @@ use crate::{
         reply::{Problem, empty},
     },
     shard::Opening,
+    wire::Wire,
 };
 
 /// Answers a request for `/ws`.
@@ -41,14 +41,14 @@ pub(crate) async fn open(front: &Rc<Front>, mut request: Request<Incoming>) -> R
     tokio::task::spawn_local(async move {
         // A client that is gone before its answer needs none.
         let Ok(upgraded) = upgrade.await else { return };
-        let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<Wire>>() else {
             unreachable!("this is the type that was served")
         };
         let mut shard = shard.borrow_mut();
-        let stream = io.into_inner();
+        let wire = io.into_inner();
         match verified {
-            Ok(claims) => shard.on_connect(stream, &read_buf, Opening { claims, client, asked: came }),
-            Err(why) => shard.refuse(stream, why),
+            Ok(claims) => shard.on_connect(wire, &read_buf, Opening { claims, client, asked: came }),
+            Err(why) => shard.refuse(wire, why),
         }
     });
     let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
