@@ -30,7 +30,11 @@ const HISTORIES: u64 = 400;
 fn is_missed(sabotage: Sabotage, faults: Faults) {
     let fails = |seed: &u64| catch_unwind(AssertUnwindSafe(|| World::new(*seed, faults, Some(sabotage)).play())).is_err();
     match (0..HISTORIES).find(fails) {
-        Some(seed) => println!("without {sabotage:?}, seed {seed} fails"),
+        Some(seed) => {
+            println!("without {sabotage:?}, seed {seed} fails");
+            // And with it, the same history is well.
+            World::new(seed, faults, None).play();
+        }
         None => panic!("{HISTORIES} histories without {sabotage:?}, and all were well"),
     }
 }
