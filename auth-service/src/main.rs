@@ -21,6 +21,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
     tokio::spawn(revoker.clone().sweep());
     let auth =
         AuthService::new(authority.clone()).revoking(revoker).with_tls(&process.settings.grpc).map_err(Failure::settings)?;
+    let auth = auth.traced(process.telemetry.tracer.clone());
     let listener = service::bind("--listen", process.settings.listen)?;
     let listen = service::local_address(&listener)?;
     let counters = auth.counters();

@@ -16,7 +16,7 @@ use carillon_platform::{
     pem::{self, BadPem},
     settings,
     shutdown::Shutdown,
-    telemetry::{Figures, Reading},
+    telemetry::{Figures, Reading, Span, SpanKind, Tracer, within_some},
 };
 use carillon_proto::auth::{
     IssueRequest, IssueResponse, PublicKeysRequest, PublicKeysResponse, RevokeRequest, RevokeResponse, VerifyRequest,
@@ -59,6 +59,7 @@ pub struct AuthService {
     revoker: Option<Arc<dyn TokenRevoker>>,
     tls: Option<ServerTlsConfig>,
     counters: Arc<Counters>,
+    tracer: Tracer,
 }
 
 /// What the service did; only ever counts up.
@@ -75,7 +76,19 @@ pub struct Counters {
 impl AuthService {
     /// Answers by this authority.
     pub fn new(authority: Arc<Authority>) -> Self {
-        Self { authority, revoker: None, tls: None, counters: Arc::default() }
+        Self { authority, revoker: None, tls: None, counters: Arc::default(), tracer: Tracer::default() }
+    }
+
+    /// Goes on with the traces of those who ask.
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
+    }
+
+    fn span<Q>(&self, name: &'static str, request: &Request<Q>) -> Option<Span> {
+        let parent = request.metadata().get("traceparent")?.to_str().ok()?;
+        let mut span = self.tracer.child(name, SpanKind::Server, parent)?;
+        span.set("rpc.system.name", "grpc");
+        Some(span)
     }
 
     /// Takes tokens back by this one; without one, nobody does.
@@ -166,7 +179,9 @@ async fn overdue(shutdown: &Shutdown) {
 #[tonic::async_trait]
 impl auth_service_server::AuthService for AuthService {
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
-        let result = match self.authority.verify(&request.get_ref().token).await {
+        let span = self.span("carillon.auth.v1.AuthService/Verify", &request);
+        let verified = within_some(span.as_ref(), self.authority.verify(&request.get_ref().token)).await;
+        let result = match verified {
             Ok(claims) => {
                 self.counters.accepted.fetch_add(1, Relaxed);
                 let claims = serde_json::to_string(&claims).map_err(|error| Status::internal(error.to_string()))?;
@@ -183,6 +198,7 @@ impl auth_service_server::AuthService for AuthService {
     }
 
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
+        let _span = self.span("carillon.auth.v1.AuthService/Issue", &request);
         let IssueRequest { sub, ttl_s, grants, info } = request.into_inner();
         let request = auth::IssueRequest { sub, ttl_s, grants: json("grants", &grants)?, info: json("info", &info)? };
         let issued = self.authority.issue(request).await;
@@ -197,6 +213,7 @@ impl auth_service_server::AuthService for AuthService {
     }
 
     async fn revoke(&self, request: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
+        let _span = self.span("carillon.auth.v1.AuthService/Revoke", &request);
         let RevokeRequest { tokens, issued_before_ms } = request.into_inner();
         let tokens = match tokens {
             Some(revoke_request::Tokens::Jti(jti)) => RevokedTokens::Jti(jti),

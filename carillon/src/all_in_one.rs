@@ -94,11 +94,12 @@ impl AllInOne {
     /// # Errors
     /// If a part could not be started, or broke.
     pub async fn run(self, more: &str) -> Result<(), Failure> {
-        let Process { settings, shutdown, readiness } = &self.process;
+        let Process { settings, shutdown, readiness, telemetry } = &self.process;
         let counters = Arc::new(Counters::default());
         let bus = Arc::new(InProcessBus::new());
         let buckets = Arc::new(EmbeddedBuckets::of(self.log.clone()));
-        let fanout = Fanout::new(settings, self.log.clone(), bus.clone(), buckets.clone()).sole();
+        let fanout =
+            Fanout::new(settings, self.log.clone(), bus.clone(), buckets.clone()).sole().traced(telemetry.tracer.clone());
         let revocations = Arc::new(Revocations::default());
         let revoker = Arc::new(Revoker::new(settings, buckets.clone(), bus.clone()));
         tokio::spawn(revocations.clone().keep(bus.clone(), buckets.clone()));
@@ -130,6 +131,7 @@ impl AllInOne {
             revocations: revocations.clone(),
             pages: if self.mode == Mode::Dev { PAGES } else { &[] },
             counters,
+            tracer: telemetry.tracer.clone(),
         };
         self.authority.wait_for_keys(Authority::KEYS_PATIENCE).await;
         revocations.wait_until_known().await;

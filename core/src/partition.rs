@@ -97,6 +97,8 @@ pub enum Effect {
         sequence: u64,
         /// Encoded [`Record`].
         record: Bytes,
+        /// W3C trace context of the publish, `""` for none.
+        traceparent: String,
     },
     /// Find the room's newest record; the answer goes to [`Partition::on_head`].
     Head {
@@ -523,6 +525,7 @@ impl Partition {
             offset: message.offset,
             sequence,
             record: record.encode_to_vec().into(),
+            traceparent: record.traceparent,
         });
         self.in_flight.push_back(InFlight {
             room: name,

@@ -2,6 +2,7 @@
 //! partition (`carillon_core::partition`), the log and the bus.
 
 mod clock;
+mod hops;
 mod lease;
 mod owner;
 
@@ -9,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use carillon_core::partition;
-use carillon_platform::{bus::Bus, kv::Buckets, log::Log, settings::Settings, shutdown::Shutdown};
+use carillon_platform::{bus::Bus, kv::Buckets, log::Log, settings::Settings, shutdown::Shutdown, telemetry::Tracer};
 use carillon_proto::ids::PartitionId;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -35,6 +36,8 @@ pub struct Fanout {
     pub config: partition::Config,
     /// What happened, for `/metrics`.
     pub counters: Arc<Counters>,
+    /// Who hears of sampled publishes.
+    pub tracer: Tracer,
     clock: Clock,
 }
 
@@ -53,7 +56,23 @@ impl Fanout {
             retention: retention.collect(),
             ..partition::Config::default()
         };
-        Self { log, bus, buckets, is_sole: false, place: Bytes::new(), config, counters: Arc::default(), clock: Clock::start() }
+        Self {
+            log,
+            bus,
+            buckets,
+            is_sole: false,
+            place: Bytes::new(),
+            config,
+            counters: Arc::default(),
+            tracer: Tracer::default(),
+            clock: Clock::start(),
+        }
+    }
+
+    /// Goes on with the traces of publishes.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// The only owner that there can be, as in a process that has the log for itself.

@@ -23,11 +23,12 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let counters = Arc::new(Counters::default());
     let admin = process.serve_admin(|admin| admin.figures(counters.clone()).figures(nats.bus.clone()))?;
     let (bus, buckets, shutdown) = (nats.bus.clone(), nats.buckets.clone(), process.shutdown.clone());
+    let tracer = process.telemetry.tracer.clone();
     let owners = tokio_util::task::TaskTracker::new();
     let tracked = owners.clone();
     nats.then(&process, async move |nats| {
         let log = JetStreamLog::start(nats, JetStreamConfig::new(&settings)).await.map_err(Failure::world)?;
-        let mut fanout = Fanout::new(&settings, Arc::new(log), bus, buckets);
+        let mut fanout = Fanout::new(&settings, Arc::new(log), bus, buckets).traced(tracer);
         fanout.counters = counters;
         fanout.place = service::place(admin);
         tracked.spawn(fanout.run(shutdown.token(), shutdown));

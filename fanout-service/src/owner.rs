@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Fanout, RETRY,
     clock::Clock,
+    hops::{self, Hops},
     lease::{Leases, Phase, Tenure},
 };
 
@@ -254,8 +255,9 @@ struct Driver<'f> {
     inbox: Subscription,
     next_announce_ms: u64,
     appends: FuturesOrdered<BoxFuture<'static, Result<u64, AppendError>>>,
-    /// When each of them began, in the same order.
-    began: VecDeque<Instant>,
+    /// When each of them began, and what is told of it, in the same order.
+    began: VecDeque<(Instant, Option<hops::Append>)>,
+    hops: Hops,
     heads: Asked<'f, RoomName, Option<Stored>>,
     reads: Asked<'f, u64, Part>,
     trims: Asked<'f, RoomName, ()>,
@@ -291,6 +293,7 @@ impl<'f> Driver<'f> {
             next_announce_ms: 0,
             appends: FuturesOrdered::new(),
             began: VecDeque::new(),
+            hops: Hops::new(fanout.tracer.clone(), partition),
             heads: FuturesUnordered::new(),
             reads: FuturesUnordered::new(),
             trims: FuturesUnordered::new(),
@@ -359,6 +362,7 @@ impl<'f> Driver<'f> {
 
     fn on_tick(&mut self) {
         let now = self.clock.now();
+        self.hops.on_tick();
         self.rules.on_tick(now);
         if let Some(after) = self.rules.poll_sweep(now) {
             let (log, partition) = (&self.fanout.log, self.partition);
@@ -399,7 +403,10 @@ impl<'f> Driver<'f> {
 
     fn on_batch(&mut self, batch: &Bytes) {
         match UpBatch::decode(batch.clone()) {
-            Ok(batch) => self.rules.on_batch(batch, self.clock.now()),
+            Ok(mut batch) => {
+                self.hops.on_batch(&mut batch);
+                self.rules.on_batch(batch, self.clock.now());
+            }
             Err(error) => {
                 self.fanout.counters.refused_batches.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(partition = %self.partition, %error, "a batch that is none");
@@ -410,8 +417,9 @@ impl<'f> Driver<'f> {
     fn on_appended(&mut self, appended: Result<u64, AppendError>) -> Result<(), AppendError> {
         self.tenure.on_acked(appended?);
         self.held().appends.fetch_add(1, Ordering::Relaxed);
-        if let Some(began) = self.began.pop_front() {
+        if let Some((began, append)) = self.began.pop_front() {
             self.fanout.counters.append_took.add(began.elapsed());
+            append.into_iter().for_each(|append| self.hops.on_appended(append));
         }
         self.rules.on_appended(self.clock.now());
         Ok(())
@@ -444,8 +452,8 @@ impl<'f> Driver<'f> {
         let (log, partition) = (&self.fanout.log, self.partition);
         while let Some(effect) = self.rules.poll_effect(now) {
             match effect {
-                Effect::Append { room, offset, sequence, record } => {
-                    self.began.push_back(Instant::now());
+                Effect::Append { room, offset, sequence, record, traceparent } => {
+                    self.began.push_back((Instant::now(), self.hops.on_append(&traceparent, offset)));
                     self.appends.push_back(log.append(partition, Append { room, offset, sequence, record }));
                 }
                 Effect::Head { room } => {
@@ -462,13 +470,15 @@ impl<'f> Driver<'f> {
                 Effect::Empty { room } => {
                     self.empties.push(async move { (room.clone(), log.empty(partition, &room).await) }.boxed())
                 }
-                Effect::Send { gateway, batch } => {
+                Effect::Send { gateway, mut batch } => {
+                    self.hops.on_send(gateway, &mut batch);
                     self.fanout.counters.batches.fetch_add(1, Ordering::Relaxed);
                     self.fanout.bus.publish(&down_subject(gateway, partition), batch.encode_to_vec().into());
                 }
                 Effect::TailLost => return true,
             }
         }
+        self.hops.on_carried_out();
         false
     }
 }

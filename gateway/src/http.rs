@@ -17,6 +17,7 @@ use std::{cell::RefCell, convert::Infallible, future::Future, io, rc::Rc, sync::
 use carillon_platform::{
     auth::{KeptKeys, Revocations, TokenIssuer, TokenRevoker, TokenVerifier},
     bus::Bus,
+    telemetry::Tracer,
 };
 use hyper::{
     Response,
@@ -87,6 +88,7 @@ pub(crate) struct Front {
     bus: Arc<dyn Bus>,
     strangers: Rc<Strangers>,
     counters: Arc<Counters>,
+    tracer: Tracer,
     pages: &'static [Page],
     tls: Option<Tls>,
     rates: Arc<Rates>,
@@ -109,6 +111,7 @@ impl Front {
             bus: gateway.bus.clone(),
             strangers: Strangers::new(gateway.config.unauthenticated),
             counters: gateway.counters.clone(),
+            tracer: gateway.tracer.clone(),
             pages: gateway.pages,
             tls: gateway.tls.clone(),
             rates: shared.rates,

@@ -32,6 +32,7 @@ use carillon_platform::{
     bus::Bus,
     kv::Buckets,
     shutdown::Shutdown,
+    telemetry::Tracer,
 };
 
 pub use config::Config;
@@ -61,6 +62,8 @@ pub struct Gateway {
     pub pages: &'static [Page],
     /// What happened, for `/metrics`.
     pub counters: Arc<Counters>,
+    /// Who hears of sampled publishes.
+    pub tracer: Tracer,
 }
 
 /// A page that is part of the binary.

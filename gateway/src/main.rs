@@ -53,6 +53,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
         revocations: revocations.clone(),
         pages: &[],
         counters,
+        tracer: process.telemetry.tracer.clone(),
     };
     let serving = tokio::spawn(gateway.run(listener, process.shutdown.clone()));
     tokio::spawn(async move { auth.wait_until_serving().await });

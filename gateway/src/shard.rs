@@ -19,19 +19,20 @@ use bytes::Bytes;
 use carillon_core::{
     Now,
     grants::Grants,
-    rooms::{Conn, Doors, Rooms},
+    rooms::{Conn, Doors, Publishing, Rooms},
     session::{Act, Refusal, Scratch, Session},
 };
 use carillon_platform::{
     auth::{News, Revocations, TokenMark, TokenVerifier, VerifyError},
     bus::{Bus, Subscription},
     shutdown::Shutdown,
+    telemetry::{Parent, Span, SpanKind, Tracer},
 };
 use carillon_proto::{
     claims::Claims,
     codes::{Close, ErrorCode},
     frame::{ClientFrame, Incoming, ServerFrame},
-    ids::{ClientId, GatewayId, PartitionId, UserId},
+    ids::{ClientId, GatewayId, PartitionId, RoomName, UserId},
     lease::{self, Owner},
     link::{DownBatch, down, down_subject, up_subject},
     sse,
@@ -49,7 +50,7 @@ use crate::{
     config::Config,
     connection::{Connection, Written},
     counters::{Counters, Held, Tally},
-    door::Door,
+    door::{DOORS, Door},
     events::{body::Pulled, retry_ms, stream::EventStream},
     http::{self, Shared},
     hub::Hub,
@@ -261,6 +262,7 @@ pub(crate) struct Shard {
     counters: Arc<Counters>,
     tally: Tally,
     publishes: Publishes,
+    tracer: Tracer,
     said_ticks: u32,
     /// The wall clock when the other one began, as far as was last looked at.
     epoch_ms: u64,
@@ -295,6 +297,7 @@ impl Shard {
                 counters: gateway.counters.clone(),
                 tally: Tally::default(),
                 publishes: Publishes::default(),
+                tracer: gateway.tracer.clone(),
                 said_ticks: 0,
                 epoch_ms: u64::MAX,
                 config,
@@ -547,8 +550,11 @@ impl Shard {
             Act::Join { permit, options, reference } => rooms.join(conn, &permit, options, reference, now, hub),
             Act::Leave { room, reference } => rooms.leave(conn, &room, reference, now, hub),
             Act::Publish { permit, said } => {
+                let span = begin_publish(&self.tracer, hub.get(conn), permit.room());
+                let traceparent = span.as_ref().map(|span| span.context().to_string()).unwrap_or_default();
+                let said = Publishing { traceparent: &traceparent, ..said };
                 if let Some(publish) = rooms.publish(conn, &permit, &said, now, hub) {
-                    self.publishes.on_sent(publish, Instant::now());
+                    self.publishes.on_sent(publish, Instant::now(), span);
                 }
             }
             Act::History { permit, span, limit, reference } => rooms.history(conn, &permit, span, limit, reference, now),
@@ -657,7 +663,10 @@ impl Shard {
             Ok(batch) => {
                 let now = self.now();
                 self.look_at_the_clock(&batch, now);
+                let traced = Publishes::on_batch_comes(&self.tracer, &batch);
+                let before = self.rooms.counts().deliveries_out;
                 self.rooms.on_batch(partition, batch, now, &mut self.hub);
+                traced.end(self.rooms.counts().deliveries_out - before);
                 self.want_flush();
             }
             Err(error) => tracing::debug!(%partition, %error, "a batch that is none"),
@@ -880,8 +889,10 @@ impl Shard {
         }
         let now = self.now();
         self.rooms.on_outboxes(self.hub.waiting_bytes(), now);
-        while let Some((partition, batch)) = self.rooms.poll_batch(now) {
-            self.bus.publish(&self.subjects[partition.index()], batch.encode_to_vec().into());
+        while let Some((partition, mut batch)) = self.rooms.poll_batch(now) {
+            let subject = &self.subjects[partition.index()];
+            Publishes::on_batch_leaves(&self.tracer, &mut batch, subject);
+            self.bus.publish(subject, batch.encode_to_vec().into());
         }
         for conn in self.hub.take_dirty() {
             if let Some(connection) = self.hub.get_mut(conn) {
@@ -936,6 +947,21 @@ impl Shard {
     }
 }
 
+/// A publish over HTTP is a part of its request, whose trace was decided by whoever asked; any other begins its own.
+fn begin_publish(tracer: &Tracer, from: Option<&Connection>, room: &RoomName) -> Option<Span> {
+    if !tracer.is_on() {
+        return None;
+    }
+    let door = &from?.door;
+    let parent = if let Door::Request(request) = door { request.parent } else { Parent::None };
+    let mut span = tracer.begin("publish", SpanKind::Producer, parent)?;
+    span.set("messaging.system", "carillon");
+    span.set("messaging.operation.type", "send");
+    span.set("messaging.destination.name", room.as_str());
+    span.set("carillon.door", DOORS[door.index()]);
+    Some(span)
+}
+
 /// A name for a client that has none.
 fn new_client() -> ClientId {
     let made = uuid::Uuid::new_v4().simple().to_string();
@@ -946,7 +972,7 @@ fn error<'a>(
     code: ErrorCode,
     message: &'a str,
     reference: Option<&'a str>,
-    room: Option<&'a carillon_proto::ids::RoomName>,
+    room: Option<&'a RoomName>,
     retry_after_ms: Option<u32>,
 ) -> ServerFrame<'a> {
     ServerFrame::Error { code, message, reference, room, retry_after_ms, outcome_unknown: false }

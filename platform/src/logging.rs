@@ -26,7 +26,7 @@ where
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let format = log.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
-        LogFormat::Json => Box::new(lines.json().flatten_event(true).with_current_span(false)),
+        LogFormat::Json => Box::new(lines.json().flatten_event(true).with_span_list(false)),
         LogFormat::Text => Box::new(lines.with_ansi(terminal)),
     };
     tracing_subscriber::registry().with(lines).with(filter).with(filter_fn(is_discreet))

@@ -36,6 +36,7 @@ use crate::{
     settings::{Program, Settings, SettingsArgs},
     shutdown::Shutdown,
     supervisor,
+    telemetry::Telemetry,
 };
 
 /// Exit code of bad settings or usage (`EX_USAGE` of sysexits.h).
@@ -138,7 +139,10 @@ where
             draining.draining().await;
             supervisor::stopping();
         });
-        work(Process { settings, shutdown: shutdown.clone(), readiness }).await?;
+        let telemetry = Arc::new(Telemetry::start(&settings.otel, program).map_err(Failure::Settings)?);
+        let worked = work(Process { settings, shutdown: shutdown.clone(), readiness, telemetry: telemetry.clone() }).await;
+        telemetry.flush().await;
+        worked?;
         Ok(shutdown.exit_code())
     });
     runtime.shutdown_timeout(LAST_GRACE);
@@ -224,6 +228,8 @@ pub struct Process {
     pub shutdown: Shutdown,
     /// What `/readyz` says.
     pub readiness: Readiness,
+    /// What it tells beside its admin port.
+    pub telemetry: Arc<Telemetry>,
 }
 
 impl Process {
@@ -236,7 +242,9 @@ impl Process {
         let address = local_address(&listener)?;
         listener.set_nonblocking(true).map_err(Failure::world)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::world)?;
-        tokio::spawn(parts(Admin::new(self.readiness.clone())).serve(listener));
+        let admin = parts(Admin::new(self.readiness.clone()).figures(self.telemetry.figures()));
+        self.telemetry.tell(admin.all_figures());
+        tokio::spawn(admin.serve(listener));
         Ok(address)
     }
 

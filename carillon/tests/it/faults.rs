@@ -21,7 +21,7 @@ use carillon_platform::{
     log::EmbeddedLog,
     settings::{Program, Settings},
     shutdown::Shutdown,
-    telemetry::{Figures, Reading},
+    telemetry::{Figures, Reading, Tracer},
 };
 use carillon_proto::link::UpBatch;
 use futures_util::future::BoxFuture;
@@ -125,6 +125,7 @@ impl World {
             revocations,
             pages: &[],
             counters: counters.clone(),
+            tracer: Tracer::default(),
         };
         tokio::spawn(gateway.run(listener, shutdown.clone()));
         let door = |name: &str| {

@@ -1,8 +1,15 @@
-//! What the processes tell of themselves: figures at `/metrics`, as `docs/telemetry.md` has them.
+//! What the processes tell of themselves: figures at `/metrics`, as `docs/telemetry.md` has them, the same by OTLP, and traces.
+
+mod collector;
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use crate::server::{Server, Service, get, value_of};
+use crate::{
+    client::Dial,
+    http::Call,
+    server::{Server, Service, Shape, get, value_of},
+};
+use collector::{Collector, Span};
 
 /// Every row of a table of figures in the docs: name, type, labels, and who tells it.
 fn documented() -> Vec<[String; 4]> {
@@ -77,4 +84,108 @@ async fn figures_count_what_happens() {
     for (name, value) in expected {
         assert_eq!(value_of(name, &text), value, "{name}: {text}");
     }
+}
+
+const ASKED: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+async fn publish(server: &Server, user: &str, traceparent: &str) {
+    let call = Call::new("POST", "/rooms/lobby/messages").header("traceparent", traceparent);
+    let answer = call.token(&server.token(user)).json(r#"{"payload":1}"#).to(server).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+}
+
+/// Name and service of a span and of all above it.
+fn way(span: &Span, spans: &[Span]) -> String {
+    let step = format!("{} ({})", span.name, span.service);
+    match spans.iter().find(|above| above.id == span.parent) {
+        Some(above) => format!("{} > {step}", way(above, spans)),
+        None => step,
+    }
+}
+
+#[tokio::test]
+async fn one_publish_is_one_trace() {
+    let (collector, address) = Collector::start().await;
+    let endpoint = format!("http://{address}");
+    // Nothing is sampled but what somebody asks for; the hops are told in the log as well.
+    let settings = [("otel.endpoint", endpoint.as_str()), ("otel.sample", "0"), ("log.level", "info,carillon_platform=debug")];
+    let mut server = Server::shaped(Shape::Cluster, &settings).await;
+    let other = server.another_gateway("b").await;
+    let mut bob = Dial::to(other.listen).token(&server.token("bob")).connected().await;
+    bob.join("lobby").await;
+    publish(&server, "backend", "00-00000000000000000000000000000bad-00f067aa0ba902b7-00").await;
+    publish(&server, "unknown yet", &format!("00-{ASKED}-00f067aa0ba902b7-01")).await;
+    bob.hears(1..=2).await;
+
+    let spans = collector.trace(ASKED, 9).await;
+    let top = spans.iter().find(|span| span.name.starts_with("POST")).unwrap();
+    assert_eq!(top.parent, "00f067aa0ba902b7", "whoever asked is above all");
+    let mut ways: Vec<_> = spans.iter().map(|span| way(span, &spans)).collect();
+    ways.sort();
+    let post = "POST /rooms/{room}/messages (carillon-gateway)";
+    let order = format!("{post} > publish (carillon-gateway) > send (carillon-gateway) > order (carillon-fanout)");
+    let expected = [
+        post.to_owned(),
+        format!("{post} > ask auth (carillon-gateway)"),
+        format!("{post} > ask auth (carillon-gateway) > carillon.auth.v1.AuthService/Verify (carillon-auth)"),
+        format!("{post} > publish (carillon-gateway)"),
+        format!("{post} > publish (carillon-gateway) > send (carillon-gateway)"),
+        order.clone(),
+        format!("{order} > append (carillon-fanout)"),
+        format!("{order} > deliver (carillon-fanout)"),
+        format!("{order} > deliver (carillon-fanout) > fan out (carillon-gateway)"),
+    ];
+    assert_eq!(ways, expected);
+    let fan_out = spans.iter().find(|span| span.name == "fan out").unwrap();
+    assert_ne!(fan_out.instance, top.instance, "the member is at another gateway");
+    assert!(spans.iter().all(|span| span.nanos.0 <= span.nanos.1));
+    assert!(collector.trace("00000000000000000000000000000bad", 0).await.is_empty(), "it was not to be traced");
+    let logged = server.logged();
+    for hop in ["publish", "append", "carillon.auth.v1.AuthService/Verify"] {
+        let is_told = |line: &str| line.contains(ASKED) && line.contains(&format!(r#""hop":"{hop}""#));
+        assert!(logged.lines().any(is_told), "{hop} has no line with its trace");
+    }
+
+    // The end of a process sends what is left.
+    server.signal("TERM");
+    assert_eq!(server.ended().await, Some(0));
+    let sent = collector.figures("carillon-gateway");
+    let told: BTreeSet<String> = told(other.admin).await.into_iter().map(|[name, ..]| name).collect();
+    assert_eq!(sent, told, "the same figures by either way");
+    server.service(Service::Fanout).signal("TERM");
+    server.service(Service::Fanout).ended().await;
+    assert!(collector.figures("carillon-fanout").contains("carillon_log_append_duration_seconds"));
+}
+
+#[tokio::test]
+async fn sampled_publishes_begin_a_trace() {
+    let (collector, address) = Collector::start().await;
+    let endpoint = format!("http://{address}");
+    let server = Server::shaped(Shape::Serve, &[("otel.endpoint", &endpoint), ("otel.sample", "1")]).await;
+    let (mut ada, mut bob) = (server.connect("ada").await, server.connect("bob").await);
+    bob.join("lobby").await;
+    ada.count("lobby", 1..=10).await;
+    bob.hears(1..=10).await;
+    let publishes = collector.named("publish", 10).await;
+    assert!(publishes.iter().all(|span| span.parent.is_empty()));
+    for publish in publishes {
+        let spans = collector.trace(&publish.trace, 6).await;
+        let names: BTreeSet<&str> = spans.iter().map(|span| span.name.as_str()).collect();
+        assert_eq!(names, ["append", "deliver", "fan out", "order", "publish", "send"].into());
+    }
+    server.until_metric("carillon_spans_dropped_total", 0).await;
+}
+
+#[tokio::test]
+async fn nothing_waits_for_a_collector_that_is_away() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", nobody.local_addr().unwrap());
+    drop(nobody);
+    let server = Server::shaped(Shape::Serve, &[("otel.endpoint", &endpoint), ("otel.sample", "1")]).await;
+    let mut ada = server.connect("ada").await;
+    ada.join("lobby").await;
+    ada.count("lobby", 1..=100).await;
+    // `publish`, `send`, `order`, `append`, `deliver` and `fan out` of each.
+    server.until_metric("carillon_spans_dropped_total", 600).await;
+    assert_eq!(server.metric("carillon_spans_sent_total").await, 0);
 }

@@ -109,6 +109,11 @@ impl Problem {
         Self { status, code, detail: detail.into(), retry_after_ms: None, is_outcome_unknown: false }
     }
 
+    /// Its HTTP status.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// A bad request with a status of its own.
     pub(crate) fn bad(status: StatusCode, detail: &'static str) -> Self {
         Self { status, ..Self::new(ErrorCode::BadRequest, detail) }

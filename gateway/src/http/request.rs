@@ -4,6 +4,7 @@
 use std::{cell::RefCell, rc::Rc};
 
 use carillon_core::rooms::Conn;
+use carillon_platform::telemetry::Parent;
 use carillon_proto::{
     claims::Claims,
     codes::ErrorCode,
@@ -23,6 +24,8 @@ use crate::shard::Shard;
 pub(crate) struct Request {
     /// Of the app instance in whose name it asks, if it says so; without one nobody is excluded from what it publishes.
     pub(crate) client: Option<ClientId>,
+    /// Its trace, of which what it publishes is a part.
+    pub(crate) parent: Parent,
     answer: Option<oneshot::Sender<Answer>>,
 }
 
@@ -82,10 +85,11 @@ pub(super) async fn ask(
     front: &Front,
     claims: Claims,
     client: Option<ClientId>,
+    parent: Parent,
     frame: ClientFrame<'_>,
 ) -> Result<Reply, Problem> {
     let (answer, answered) = oneshot::channel();
-    let request = Request { client, answer: Some(answer) };
+    let request = Request { client, parent, answer: Some(answer) };
     let asked = front.shard.borrow_mut().on_request(claims, request, frame);
     let Some(conn) = asked else {
         return Err(Problem::new(ErrorCode::Unavailable, "too many requests are under way").retry_after_ms(1000));

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use carillon_platform::telemetry::{Parent, SpanKind, within_some};
 use carillon_proto::{
     claims::Claims,
     codes::ErrorCode,
@@ -13,8 +14,26 @@ use hyper::body::Incoming;
 
 use super::{Front, Reply, body, reply::Problem, request};
 
-/// `POST /rooms/{room}/messages`.
+/// `POST /rooms/{room}/messages`. Goes on with the trace of whoever asks, if there is one (W3C `traceparent`).
 pub(super) async fn publish(front: &Rc<Front>, request: Request<Incoming>, room: &str) -> Result<Reply, Problem> {
+    let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+    let asked = traceparent.map_or(Parent::None, Parent::of);
+    let mut span = front.tracer.begin("POST /rooms/{room}/messages", SpanKind::Server, asked);
+    let parent = span.as_ref().map_or(Parent::Unsampled, |span| Parent::Sampled(span.context()));
+    let replied = within_some(span.as_ref(), publish_within(front, request, room, parent)).await;
+    if let Some(span) = &mut span {
+        span.set("http.request.method", "POST");
+        span.set("http.route", "/rooms/{room}/messages");
+        let status = replied.as_ref().map_or_else(Problem::status, Reply::status);
+        span.set("http.response.status_code", u64::from(status.as_u16()));
+        if status.is_server_error() {
+            span.fail(status);
+        }
+    }
+    replied
+}
+
+async fn publish_within(front: &Rc<Front>, request: Request<Incoming>, room: &str, parent: Parent) -> Result<Reply, Problem> {
     let (head, body) = request.into_parts();
     let claims = who(front, &head.headers).await?;
     let room = named(room)?;
@@ -28,7 +47,7 @@ pub(super) async fn publish(front: &Rc<Front>, request: Request<Incoming>, room:
         }
         *key = Some(named.into());
     }
-    request::ask(front, claims, client, frame).await
+    request::ask(front, claims, client, parent, frame).await
 }
 
 /// `GET /rooms/{room}/messages`.
@@ -59,7 +78,7 @@ async fn read(
 ) -> Result<Reply, Problem> {
     let claims = who(front, request.headers()).await?;
     let frame = frame(named(room)?).map_err(bad)?;
-    request::ask(front, claims, None, frame).await
+    request::ask(front, claims, None, Parent::Unsampled, frame).await
 }
 
 /// Who asks, if they may ask now.

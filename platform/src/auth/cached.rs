@@ -22,7 +22,7 @@ use super::{
     TokenVerifier, VerifyError,
     known::{CACHE_BYTES, Known, KnownTokens, TokenKey},
 };
-use crate::telemetry::{Figures, Reading, Unit};
+use crate::telemetry::{Current, Figures, Reading, Unit, carried};
 
 type Verified = Result<Arc<Claims>, VerifyError>;
 type UnderWay = Shared<oneshot::Receiver<Verified>>;
@@ -114,13 +114,15 @@ impl<V: TokenVerifier> CachedVerifier<V> {
         self.inner.counters.requests.fetch_add(1, Relaxed);
         let (tell, answer) = oneshot::channel();
         let (question, token) = (Question { inner: self.inner.clone(), key, forgotten }, token.to_owned());
-        self.runtime.spawn(async move {
+        // Whoever asked first has it in their trace; the others only wait.
+        let current = Current::here();
+        self.runtime.spawn(carried(current, async move {
             let verified = question.inner.verifier.verify(&token).await.map(Arc::new);
             question.remember(&verified, now_ms);
             // Known before it is no longer under way, so that nobody in between asks again.
             drop(question);
             let _ = tell.send(verified);
-        });
+        }));
         answer.shared()
     }
 

@@ -18,6 +18,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{
     Code, Request, Response, Status,
+    metadata::AsciiMetadataValue,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
@@ -27,7 +28,7 @@ use super::{
 use crate::{
     pem::{self, BadPem},
     settings::{self, Url},
-    telemetry::{Figures, Reading, SharedHistogram, Unit},
+    telemetry::{self, Figures, Reading, SharedHistogram, SpanKind, Unit},
 };
 
 /// How long one question may take, its wait for a place, a new connection and a second attempt included. Well below
@@ -125,11 +126,16 @@ impl GrpcVerifier {
         question: Q,
         call: impl AsyncFn(AuthServiceClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<A, Status> {
+        let mut span = telemetry::part("ask auth", SpanKind::Client);
+        let traceparent = span.as_ref().and_then(|span| span.context().to_string().parse::<AsciiMetadataValue>().ok());
         let answer = async {
             let _place = self.place().await?;
             let attempt = || {
                 let mut request = Request::new(question.clone());
                 request.set_timeout(ANSWER_TIMEOUT);
+                if let Some(traceparent) = &traceparent {
+                    request.metadata_mut().insert("traceparent", traceparent.clone());
+                }
                 call(self.client.clone(), request)
             };
             match attempt().await {
@@ -142,6 +148,9 @@ impl GrpcVerifier {
         self.took.add(asked.elapsed());
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {ANSWER_TIMEOUT:?}"))));
         self.tell_changes(answer.as_ref().err());
+        if let (Some(span), Err(status)) = (&mut span, &answer) {
+            span.fail(told(status));
+        }
         answer.map(Response::into_inner)
     }
 
