@@ -59,6 +59,39 @@ async fn figures_are_those_of_the_docs() {
     assert_documented("carillon", Server::embedded().await.admin).await;
 }
 
+/// Every name in a text that is one of ours, or one of a process's.
+fn names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|it: char| !(it.is_ascii_alphanumeric() || it == '_'));
+    words
+        .filter(|word| word.starts_with("carillon_") || (word.starts_with("process_") && word.matches('_').count() > 1))
+        .collect()
+}
+
+#[test]
+fn dashboard_and_alerts_use_figures_that_there_are() {
+    let known: BTreeSet<String> = documented().into_iter().map(|[name, ..]| name).collect();
+    let dashboard: serde_json::Value =
+        serde_json::from_str(include_str!("../../../deploy/observability/grafana/dashboards/carillon.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let mut queries: Vec<&str> = targets.map(|target| target["expr"].as_str().unwrap()).collect();
+    assert!(queries.len() > 40, "the dashboard asks something");
+    let rules = include_str!("../../../deploy/observability/rules.yml");
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    queries.extend(rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")));
+    assert!(alerts.len() > 20, "there are alerts");
+    for query in queries {
+        for name in names(query) {
+            let of_histogram = name.strip_suffix("_bucket").unwrap_or(name);
+            assert!(known.contains(of_histogram), "{name} of {query} is not in docs/telemetry.md");
+        }
+    }
+    let played = include_str!("../../../deploy/observability/rules.test.yml");
+    for alert in alerts {
+        assert!(played.contains(&format!(r#"alertname="{alert}""#)), "{alert} is not played in rules.test.yml");
+    }
+}
+
 #[tokio::test]
 async fn figures_count_what_happens() {
     let server = Server::start().await;
