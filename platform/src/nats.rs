@@ -18,9 +18,8 @@ use crate::{
     settings::{self, Url},
 };
 
-/// The oldest server that is taken: 2.11 is the first with per-message TTLs, and earlier ones apply the expectations of
-/// pipelined appends less strictly.
-const OLDEST_SERVER: (i64, i64) = (2, 11);
+/// The oldest server that is taken: 2.12 is the first with atomic batches, which a marker in the log is.
+const OLDEST_SERVER: (i64, i64) = (2, 12);
 
 /// The smallest `max_payload` of a server that is taken, which is also NATS' default: a batch on the bus is a page of
 /// 256 KiB, and one more record of 64 KiB (by default) beside it.

@@ -1,5 +1,5 @@
-//! The log of a partition as JetStream and its adapter keep it: an append names what it follows, by sequence and by id, and
-//! is refused after anything else; a marker breaks every chain but its own.
+//! The log of a partition as JetStream and its adapter keep it: an append names the sequence that it follows, and is refused at
+//! any other; a marker is taller than any pipeline is long, and so breaks every one that is under way.
 
 use std::collections::HashMap;
 
@@ -14,34 +14,44 @@ pub(crate) struct Log {
 }
 
 struct Entry {
-    tag: u64,
-    number: u64,
-    /// A marker has none.
+    /// A marker is of several entries, which have none.
     record: Option<Record>,
+    /// Of whom.
+    tag: u64,
 }
 
+/// Entries of a marker: more than an owner has appends under way.
+const MARKER_HEIGHT: usize = 512;
+
 impl Log {
-    /// Opens a chain; its sequence.
-    pub(crate) fn mark(&mut self, tag: u64) -> u64 {
-        self.entries.push(Entry { tag, number: 0, record: None });
+    /// Begins what is appended under this tag; the sequence of the marker's last entry. `is_tall` is what [`crate::sabotage`] takes away.
+    pub(crate) fn mark(&mut self, tag: u64, is_tall: bool) -> u64 {
+        let height = if is_tall { MARKER_HEIGHT } else { 1 };
+        self.entries.extend((0..height).map(|_| Entry { tag, record: None }));
         self.entries.len() as u64
     }
 
-    /// Whether it was stored. `by_id` is what [`crate::sabotage`] takes away.
-    pub(crate) fn append(&mut self, tag: u64, number: u64, sequence: u64, record: Record, by_id: bool) -> bool {
-        let follows = self.entries.last().is_some_and(|last| (last.tag, last.number + 1) == (tag, number));
+    /// Whether it was stored.
+    pub(crate) fn append(&mut self, tag: u64, sequence: u64, record: Record) -> bool {
         let is_next = self.entries.len() as u64 + 1 == sequence;
-        if is_next && (follows || !by_id) {
-            self.entries.push(Entry { tag, number, record: Some(record) });
-            return true;
+        if is_next {
+            self.entries.push(Entry { tag, record: Some(record) });
         }
-        false
+        is_next
     }
 
-    /// Forgets the newest entries, as a node may that was cut from its power; the payloads that are gone.
+    /// Forgets the newest records and markers, as a node may that was cut from its power; the payloads that are gone.
     pub(crate) fn lose_tail(&mut self, count: u64) -> Vec<Bytes> {
-        let kept = self.entries.len().saturating_sub(count as usize);
-        self.entries.drain(kept..).filter_map(|entry| entry.record).map(|record| record.payload).collect()
+        let mut lost = Vec::new();
+        for _ in 0..count {
+            let Some(Entry { tag, record }) = self.entries.pop() else { break };
+            match record {
+                Some(record) => lost.push(record.payload),
+                None => while self.entries.pop_if(|entry| entry.record.is_none() && entry.tag == tag).is_some() {},
+            }
+        }
+        lost.reverse();
+        lost
     }
 
     /// All records up to a sequence, trimmed ones too.

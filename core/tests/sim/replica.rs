@@ -30,8 +30,6 @@ pub(crate) struct Replica {
 pub(crate) struct Held {
     /// Names one opening of the log.
     pub(crate) tag: u64,
-    /// Appends sent in its chain.
-    pub(crate) number: u64,
     pub(crate) lease: Lease,
     pub(crate) revision: u64,
     pub(crate) until_ms: u64,
@@ -99,7 +97,6 @@ impl Held {
     pub(crate) fn new(tag: u64, lease: Lease, revision: u64, now_ms: u64) -> Self {
         Self {
             tag,
-            number: 0,
             lease,
             revision,
             until_ms: now_ms + SERVE_MS,

@@ -8,8 +8,8 @@ use crate::world::{Faults, World};
 /// What is taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sabotage {
-    /// The log compares sequences alone, not the id of what an append follows.
-    Chain,
+    /// A marker takes one sequence, and so the next append of another owner's pipeline fits again.
+    Height,
     /// A new owner reads first and marks then.
     Marker,
     /// All owners have the same generation, and those that were replaced go on speaking.
@@ -43,8 +43,8 @@ const ZOMBIES: Faults = Faults { pause_owner: 6, drop_client: 3, ..Faults::NONE 
 const SLOW: Faults = Faults { log: 4, stall: 10, drop_client: 10, ..Faults::NONE };
 
 #[test]
-fn ids_in_the_chain_are_missed() {
-    is_missed(Sabotage::Chain, SLOW);
+fn height_of_markers_is_missed() {
+    is_missed(Sabotage::Height, SLOW);
 }
 
 #[test]

@@ -38,7 +38,7 @@ enum Happening {
     Up(PartitionId, UpBatch),
     Down { gateway: usize, life: u64, partition: PartitionId, batch: DownBatch },
     Owner { gateway: usize, life: u64, partition: PartitionId, generation: u64 },
-    Write { replica: usize, partition: PartitionId, tag: u64, number: u64, sequence: u64, record: Bytes },
+    Write { replica: usize, partition: PartitionId, tag: u64, sequence: u64, record: Bytes },
     Mark { replica: usize, partition: PartitionId, tag: u64 },
     Replica { replica: usize, event: Event },
     Resume(usize),
@@ -217,18 +217,18 @@ impl World {
                 }
             }
             // What was sent arrives, whatever has become of the sender.
-            Happening::Write { replica, partition, tag, number, sequence, record } => {
-                let by_id = !self.is_without(Sabotage::Chain);
+            Happening::Write { replica, partition, tag, sequence, record } => {
                 let log = self.logs.get_mut(&partition).unwrap();
                 let record = Record::decode(record).unwrap();
-                let is_stored = log.append(tag, number, sequence, record, by_id);
+                let is_stored = log.append(tag, sequence, record);
                 let is_heard = !self.chance.percent(self.faults.log);
                 let event = Event::Acked { partition, tag, is_stored: is_stored && is_heard };
                 let ack_ms = self.chance.below(5);
                 self.in_order((2, replica, tag, 1), ack_ms, Happening::Replica { replica, event });
             }
             Happening::Mark { replica, partition, tag } => {
-                let sequence = self.logs.get_mut(&partition).unwrap().mark(tag);
+                let is_tall = !self.is_without(Sabotage::Height);
+                let sequence = self.logs.get_mut(&partition).unwrap().mark(tag, is_tall);
                 let wait_ms = 1 + self.chance.below(20);
                 self.schedule(wait_ms, Happening::Replica { replica, event: Event::Marked { partition, tag, sequence } });
             }

@@ -1,6 +1,7 @@
 //! A NATS server of one test's own: on a free port, with JetStream in a temporary folder, ended with the test.
 
 use std::{
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -53,6 +54,32 @@ impl NatsServer {
     pub(crate) async fn log(&self) -> JetStreamLog {
         let config = JetStreamConfig::new(&Settings::defaults(Program::Fanout));
         JetStreamLog::start(self.connect().await, config).await.expect("the server has JetStream")
+    }
+
+    /// Three that keep every record three times, as one.
+    pub(crate) fn start_three() -> [Self; 3] {
+        // Held until all are chosen, so that none is chosen twice.
+        let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let routes = held.each_ref().map(|held| format!("nats://{}", held.local_addr().expect("bound")));
+        drop(held);
+        routes.each_ref().map(|own| {
+            let name = own.rsplit(':').next().expect("a port");
+            let more = ["--cluster_name", "three", "--name", name, "--cluster", own, "--routes", &routes.join(",")];
+            Self::start_with(&more.map(str::to_owned))
+        })
+    }
+
+    /// As [`Self::log`], each record on three nodes. Waits until they have found each other.
+    pub(crate) async fn log_on_three(&self) -> JetStreamLog {
+        let config = JetStreamConfig { replicas: 3, ..JetStreamConfig::new(&Settings::defaults(Program::Fanout)) };
+        let started = Instant::now();
+        loop {
+            match JetStreamLog::start(self.connect().await, config.clone()).await {
+                Ok(log) => return log,
+                Err(error) => assert!(started.elapsed() < START_TIMEOUT, "three nodes are no cluster yet: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// As `kill -9` does.

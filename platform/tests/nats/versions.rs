@@ -31,11 +31,11 @@ fn stand_in(info: &'static str) -> settings::Nats {
 
 #[tokio::test]
 async fn old_server_is_refused() {
-    let settings = stand_in(r#"{"server_id":"S","server_name":"old","version":"2.10.29","max_payload":1048576,"proto":1}"#);
+    let settings = stand_in(r#"{"server_id":"S","server_name":"old","version":"2.11.9","max_payload":1048576,"proto":1}"#);
     let error = Nats::connect(&settings, "test").await.err().expect("refused");
-    assert!(matches!(&error, ConnectError::TooOld { found, .. } if found == "2.10.29"));
+    assert!(matches!(&error, ConnectError::TooOld { found, .. } if found == "2.11.9"));
     let text = error.to_string();
-    assert!(text.contains("2.10.29") && text.contains("2.11 or newer") && !text.contains("secret"), "{text}");
+    assert!(text.contains("2.11.9") && text.contains("2.12 or newer") && !text.contains("secret"), "{text}");
 }
 
 #[tokio::test]

@@ -246,22 +246,20 @@ impl World {
                 let Some(effect) = rules.poll_effect(now) else { break };
                 let (tag, generation) = (held.tag, held.lease.generation);
                 if let Effect::Append { record, .. } = &effect {
-                    held.number += 1;
                     held.keys.push_back(Record::decode(record.clone()).unwrap().key);
                 }
-                let number = held.number;
-                self.carry_out(index, partition, tag, generation, number, effect);
+                self.carry_out(index, partition, tag, generation, effect);
             }
         }
     }
 
-    fn carry_out(&mut self, replica: usize, partition: PartitionId, tag: u64, generation: u64, number: u64, effect: Effect) {
+    fn carry_out(&mut self, replica: usize, partition: PartitionId, tag: u64, generation: u64, effect: Effect) {
         let wait_ms = 1 + self.chance.below(8);
         match effect {
             Effect::Append { sequence, record, .. } => {
                 let is_stalled = self.chance.permille(self.faults.stall);
                 let wait_ms = if is_stalled { self.chance.below(STALL_MS) } else { wait_ms };
-                let write = Happening::Write { replica, partition, tag, number, sequence, record };
+                let write = Happening::Write { replica, partition, tag, sequence, record };
                 self.in_order((2, replica, tag, 0), wait_ms, write);
             }
             Effect::Trim { room, below } => self.logs.get_mut(&partition).unwrap().trim(room.as_str(), below),

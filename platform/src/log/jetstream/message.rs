@@ -12,6 +12,9 @@ pub(super) const OFFSET_HEADER: &str = "Carillon-Offset";
 /// Where the records before it are (see `trail`).
 pub(super) const BACK_HEADER: &str = "Carillon-Back";
 
+/// Which open of the partition it came after, markers and records alike.
+pub(super) const WRITER_HEADER: &str = "Carillon-Writer";
+
 /// A record that was read.
 #[derive(Debug, Clone)]
 pub(super) struct Found {

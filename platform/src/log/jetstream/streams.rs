@@ -139,6 +139,7 @@ fn wanted(found: Config, partition: PartitionId, config: &JetStreamConfig) -> Co
         discard: DiscardPolicy::Old,
         num_replicas: config.replicas,
         allow_direct: true,
+        allow_atomic_publish: true,
         // NATS wants the window no longer than the age.
         duplicate_window: if age.is_zero() { DUPLICATE_WINDOW } else { DUPLICATE_WINDOW.min(age) },
         max_messages_per_subject: i64::try_from(config.messages).unwrap_or(-1),

@@ -2,20 +2,18 @@
 //! resolves them in order as the acks come.
 //!
 //! ```text
-//!   open:    marker           id tag.0, no expectations; its ack tells the sequence s
-//!   append:  id tag.1         only if the last sequence is s     and the last id is tag.0
-//!   append:  id tag.2         only if the last sequence is s + 1 and the last id is tag.1
+//!   open:    a marker of 512 messages, all of them or none; the ack tells the sequence s of its last one
+//!   append:  only if the last sequence is s
+//!   append:  only if the last sequence is s + 1
 //! ```
-//! The sequence alone is no fence: a foreign record in the middle would move the rest of the pipeline by one, and the
-//! server would take the next append that expects that number. The ids can't match after a foreign record.
+//! Sequences alone are no fence against one foreign message: it would move the rest of a pipeline by one, and the server would take
+//! the next append that expects that number. So a marker is taller than a pipeline is long: whatever another writer still has under way expects
+//! a sequence that the marker has passed. JetStream's other expectation, the id of the message before (`Nats-Expected-Last-Msg-Id`), is
+//! looked at by the replicas only after they have agreed on an append, and those of NATS 2.15 stop for good when it fails there.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use async_nats::{
-    HeaderMap, Message, StatusCode, Subscriber,
-    header::{NATS_EXPECTED_LAST_MESSAGE_ID, NATS_EXPECTED_LAST_SEQUENCE, NATS_MESSAGE_ID},
-    jetstream::ErrorCode,
-};
+use async_nats::{HeaderMap, Message, StatusCode, Subscriber, header::NATS_EXPECTED_LAST_SEQUENCE, jetstream::ErrorCode};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
@@ -24,15 +22,28 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use super::{Shared, message::OFFSET_HEADER, reads::Reads, subject};
+use super::{
+    Shared,
+    message::{OFFSET_HEADER, WRITER_HEADER},
+    reads::Reads,
+    subject,
+};
 use crate::{
     log::{Append, AppendError, LogError, Sequence},
     nats,
 };
 
-/// Appends under way per partition. An owner's window is smaller (4,096 by default); and all acks have room in the inbox
-/// (`nats::MAX_WAITING_TO_BE_READ`), however late they are read.
-const MAX_IN_FLIGHT: usize = 8_192;
+/// Messages of a marker. They are published as one batch, of which NATS takes 1,000 messages at most.
+const MARKER_HEIGHT: usize = 512;
+
+/// Appends under way per partition: fewer than a marker is tall. An owner that has more waits here; and all acks have room in the
+/// inbox (`nats::MAX_WAITING_TO_BE_READ`), however late they are read.
+const MAX_IN_FLIGHT: usize = MARKER_HEIGHT - 1;
+
+/// An atomic batch (NATS ADR-50): its name, the number of a message in it, and that this one ends it.
+const BATCH_ID: &str = "Nats-Batch-Id";
+const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 
 const _: () = assert!(MAX_IN_FLIGHT <= nats::MAX_WAITING_TO_BE_READ);
 
@@ -68,10 +79,9 @@ pub(super) struct Writer {
 
 /// What the next append follows.
 struct Chain {
-    /// The first half of the ids since the last open: chance, so that no other process and no other open has them.
+    /// Chance: who looks at the log sees what was appended since the same open.
     tag: String,
     last_sequence: Sequence,
-    last_id: String,
 }
 
 struct InFlight {
@@ -83,7 +93,7 @@ struct InFlight {
 
 enum Waiting {
     Append { expected: Sequence, ack: oneshot::Sender<Result<Sequence, AppendError>> },
-    Marker { tag: String, id: String, opened: oneshot::Sender<Result<Sequence, LogError>> },
+    Marker { tag: String, opened: oneshot::Sender<Result<Sequence, LogError>> },
 }
 
 impl Writer {
@@ -163,16 +173,23 @@ impl Writer {
             }
         }
         let tag = new_tag();
-        let id = format!("{tag}.{}", self.next_number);
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, id.as_str());
-        match self.send(subject::markers(self.shared.partition), headers, Bytes::new()).await {
-            Ok(()) => {
-                self.wait_for(Waiting::Marker { tag, id, opened });
-                Ok(())
+        for number in 1..=MARKER_HEIGHT {
+            let mut headers = HeaderMap::new();
+            headers.insert(WRITER_HEADER, tag.as_str());
+            headers.insert(BATCH_ID, tag.as_str());
+            headers.insert(BATCH_SEQUENCE, number.to_string());
+            let is_last = number == MARKER_HEIGHT;
+            if is_last {
+                headers.insert(BATCH_COMMIT, "1");
             }
-            Err(error) => Err((opened, LogError::Unavailable(error.to_string()))),
+            // Only the whole is answered.
+            let reply = is_last.then(|| self.reply());
+            if let Err(error) = self.send(subject::markers(self.shared.partition), reply, headers, Bytes::new()).await {
+                return Err((opened, LogError::Unavailable(error.to_string())));
+            }
         }
+        self.wait_for(Waiting::Marker { tag, opened });
+        Ok(())
     }
 
     /// Sends an append behind those before it, or tells why it can't be one that follows them.
@@ -204,21 +221,18 @@ impl Writer {
             self.begin_flight().map_err(|error| self.break_chain(&error.to_string()))?;
         }
         let chain = self.chain.as_ref().map_err(Clone::clone)?;
-        let id = format!("{}.{}", chain.tag, self.next_number);
         let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, id.as_str());
+        headers.insert(WRITER_HEADER, chain.tag.as_str());
         headers.insert(NATS_EXPECTED_LAST_SEQUENCE, chain.last_sequence.to_string());
-        headers.insert(NATS_EXPECTED_LAST_MESSAGE_ID, chain.last_id.as_str());
         headers.insert(OFFSET_HEADER, offset.to_string());
         if !self.shared.rooms.lock().follow(&room, sequence, &mut headers) {
             return Err(self.break_chain("nothing was stored: the room was forgotten meanwhile"));
         }
-        self.send(subject::room(self.shared.partition, &room), headers, record)
+        self.send(subject::room(self.shared.partition, &room), Some(self.reply()), headers, record)
             .await
             .map_err(|error| self.break_chain(&error.to_string()))?;
         if let Ok(chain) = &mut self.chain {
             chain.last_sequence = sequence;
-            chain.last_id = id;
         }
         Ok(sequence)
     }
@@ -230,10 +244,20 @@ impl Writer {
         if is_up { Ok(()) } else { Err(nats::Away.into()) }
     }
 
+    /// Where the next message is answered.
+    fn reply(&self) -> String {
+        format!("{}.{}", self.inbox, self.next_number)
+    }
+
     /// Hands a message to the client, unless NATS goes away meanwhile: the client would keep it until it is back.
-    async fn send(&mut self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<(), SendError> {
-        let reply = format!("{}.{}", self.inbox, self.next_number);
-        let send = self.shared.nats.client().publish_with_reply_and_headers(subject, reply, headers, payload);
+    async fn send(&self, subject: String, reply: Option<String>, headers: HeaderMap, payload: Bytes) -> Result<(), SendError> {
+        let client = self.shared.nats.client();
+        let send = async {
+            match reply {
+                Some(reply) => client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
+                None => client.publish_with_headers(subject, headers, payload).await,
+            }
+        };
         // Mostly there is room, and no need to watch.
         let mut send = std::pin::pin!(send);
         match (&mut send).now_or_never() {
@@ -283,9 +307,9 @@ impl Writer {
                     self.fail_all(&error);
                 }
             }
-            (Waiting::Marker { tag, id, opened }, Ok(sequence)) => {
+            (Waiting::Marker { tag, opened }, Ok(sequence)) => {
                 self.shared.rooms.lock().clear();
-                self.chain = Ok(Chain { tag, last_sequence: sequence, last_id: id });
+                self.chain = Ok(Chain { tag, last_sequence: sequence });
                 let _ = opened.send(Ok(sequence));
             }
             (Waiting::Marker { opened, .. }, Err(error)) => {
@@ -321,7 +345,7 @@ impl Writer {
                 Waiting::Append { ack, expected } => {
                     let error = match (early, error) {
                         (Some(Err(refused)), _) => refused,
-                        // Nothing behind a refused one was stored: it expects the id of one that isn't there.
+                        // Nothing behind a refused one was stored: it expects a sequence that is not, or no longer, the last.
                         (_, AppendError::Fenced { last, .. }) => AppendError::Fenced { expected, last: *last },
                         _ => error.clone(),
                     };
@@ -374,7 +398,7 @@ fn answer(message: &Message, expected: Option<Sequence>) -> Result<Sequence, App
         .map_err(|error| AppendError::Unknown(format!("an ack that is none: {error}")))?;
     match (ack.error, expected) {
         (Some(ApiError { err_code, description }), Some(expected)) if is_fence(err_code) => {
-            // "wrong last sequence: 17"; a wrong id tells no sequence, but is looked at after the sequence.
+            // "wrong last sequence: 17", or without a number.
             let last = description.rsplit(' ').next().and_then(|last| last.parse().ok()).unwrap_or(expected - 1);
             Err(AppendError::Fenced { expected, last })
         }
@@ -388,11 +412,7 @@ fn answer(message: &Message, expected: Option<Sequence>) -> Result<Sequence, App
 }
 
 fn is_fence(code: u64) -> bool {
-    let fences = [
-        ErrorCode::STREAM_WRONG_LAST_SEQUENCE,
-        ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT,
-        ErrorCode::STREAM_WRONG_LAST_MESSAGE_ID,
-    ];
+    let fences = [ErrorCode::STREAM_WRONG_LAST_SEQUENCE, ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT];
     fences.iter().any(|fence| fence.0 == code)
 }
 
