@@ -3,6 +3,7 @@
 //! members. Writes what was done when, and what it cost, to `target/chaos/report.html`.
 
 mod faults;
+mod network;
 mod report;
 
 use std::fs::{self, File};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::chaos::faults::{Chance, Done, Fault};
+use crate::chaos::network::Network;
 use crate::process::Process;
 use crate::steps::{self, root};
 use crate::{nats, test};
@@ -70,6 +72,8 @@ struct Place {
     nats_server: PathBuf,
     binaries: PathBuf,
     data: PathBuf,
+    /// None where it may not be made.
+    network: Option<Network>,
     /// Client, route and monitoring port of each node.
     nats: [[u16; 3]; 3],
     auth: u16,
@@ -97,37 +101,65 @@ impl Place {
         let nats = [node()?, node()?, node()?];
         let [auth, first, second] = node()?;
         let [third, ..] = node()?;
-        Ok(Self { nats_server, binaries, data, nats, auth, gateways: [first, second, third] })
+        let names = ["nats-1", "nats-2", "nats-3", "fanout-1", "fanout-2"].map(str::to_owned).to_vec();
+        let network = Network::make(names).inspect_err(|why| println!("no network is cut here: {why}")).ok();
+        Ok(Self { nats_server, binaries, data, network, nats, auth, gateways: [first, second, third] })
+    }
+
+    fn nats_address(&self, number: usize) -> String {
+        self.network.as_ref().map_or("127.0.0.1".to_owned(), |network| network.address(&format!("nats-{number}")))
+    }
+
+    fn nats_urls(&self, port: impl Fn(&[u16; 3]) -> u16) -> Vec<String> {
+        self.nats.iter().zip(1..).map(|(ports, number)| format!("nats://{}:{}", self.nats_address(number), port(ports))).collect()
+    }
+
+    /// In a namespace of its own, where there are some.
+    fn apart(&self, name: &str, command: Command) -> Command {
+        if self.network.is_none() {
+            return command;
+        }
+        let mut inside = Network::command(name);
+        inside.arg(command.get_program()).args(command.get_args());
+        for (key, value) in command.get_envs() {
+            match value {
+                Some(value) => inside.env(key, value),
+                None => inside.env_remove(key),
+            };
+        }
+        inside
     }
 
     fn world(&self) -> Result<World> {
         let mut processes = Vec::new();
-        let routes: Vec<String> = self.nats.iter().map(|[_, route, _]| format!("nats://127.0.0.1:{route}")).collect();
+        let routes = self.nats_urls(|[_, route, _]| *route);
         for (number, [client, route, monitor]) in self.nats.iter().enumerate() {
             let name = format!("nats-{}", number + 1);
             let config = self.data.join(format!("{name}.conf"));
+            let address = self.nats_address(number + 1);
             let store = self.data.join(&name).display().to_string();
             // A short lame duck: nobody here waits two minutes for one.
             let text = format!(
-                "server_name: {name}\nlisten: 127.0.0.1:{client}\nhttp: 127.0.0.1:{monitor}\n\
+                "server_name: {name}\nlisten: {address}:{client}\nhttp: {address}:{monitor}\n\
                  jetstream {{ store_dir: {store:?}, sync_interval: always }}\n\
                  lame_duck_duration: 31s\nlame_duck_grace_period: 2s\n\
-                 cluster {{ name: chaos, listen: 127.0.0.1:{route}, routes: [{}] }}\n",
+                 cluster {{ name: chaos, listen: {address}:{route}, routes: [{}] }}\n",
                 routes.join(", ")
             );
             fs::write(&config, text)?;
             let mut nats = Command::new(&self.nats_server);
             nats.arg("--config").arg(&config);
-            processes.push(Process::silent(&name, nats, &self.data));
+            processes.push(Process::silent(&name, self.apart(&name, nats), &self.data));
         }
         let mut auth = self.service("carillon-auth");
         auth.args([format!("--listen=127.0.0.1:{}", self.auth), "--admin-listen=127.0.0.1:0".to_owned()]);
         processes.push(Process::new("auth", auth, &self.data));
         for number in 1..=2 {
+            let name = format!("fanout-{number}");
             let mut fanout = self.service("carillon-fanout");
             fanout.arg("--admin-listen=127.0.0.1:0");
             fanout.args(["--set", r#"retention=[{"rooms":"*","messages":10000000}]"#]);
-            processes.push(Process::new(&format!("fanout-{number}"), fanout, &self.data));
+            processes.push(Process::new(&name, self.apart(&name, fanout), &self.data));
         }
         for (number, port) in self.gateways.iter().enumerate() {
             let mut gateway = self.service("carillon-gateway");
@@ -145,12 +177,15 @@ impl Place {
         for process in &mut processes {
             process.wait_until_up()?;
         }
-        Ok(World { processes, monitors: self.nats.map(|[_, _, monitor]| monitor) })
+        let monitors = (1..).zip(&self.nats).map(|(number, [_, _, monitor])| (self.nats_address(number), *monitor)).collect();
+        Ok(World { processes, monitors, has_network: self.network.is_some() })
     }
 
     fn service(&self, name: &str) -> Command {
         let mut service = Command::new(self.binaries.join(name));
-        let urls: Vec<String> = self.nats.iter().map(|[client, ..]| format!("nats://127.0.0.1:{client}")).collect();
+        let urls = self.nats_urls(|[client, ..]| *client);
+        // What names the NATS server for this command is no setting of theirs.
+        service.env_remove("CARILLON_NATS_SERVER");
         service.env("CARILLON_JWT__SECRET", SECRET).env("CARILLON_NATS__REPLICAS", "3");
         service.arg(format!("--nats-url={}", urls.join(",")));
         service
@@ -196,7 +231,9 @@ impl Drop for Load {
 /// All processes that faults are done to.
 struct World {
     processes: Vec<Process>,
-    monitors: [u16; 3],
+    /// Of the nodes of NATS, in their order.
+    monitors: Vec<(String, u16)>,
+    has_network: bool,
 }
 
 impl World {
@@ -207,7 +244,7 @@ impl World {
         let (first, last) = (Duration::from_secs(10), Duration::from_secs((args.minutes * 60).saturating_sub(20)));
         sleep_until(load.started + first);
         while load.started.elapsed() < last && !load.has_ended()? {
-            let fault = Fault::choose(&mut chance, done.len());
+            let fault = Fault::choose(&mut chance, done.len(), self.has_network);
             let at = load.started.elapsed();
             let what = fault.perform(self, &mut chance)?;
             println!("{:>7.1} s  {:<16} {what}", at.as_secs_f64(), fault.name());
@@ -230,10 +267,10 @@ fn sleep_until(moment: Instant) {
     std::thread::sleep(moment.saturating_duration_since(Instant::now()));
 }
 
-/// A short text over HTTP from a port of this machine.
-fn get(port: u16, path: &str) -> Result<String> {
+/// A short text over HTTP from a process of this machine.
+fn get(address: &str, port: u16, path: &str) -> Result<String> {
     use std::io::{Read as _, Write as _};
-    let mut socket = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    let mut socket = std::net::TcpStream::connect((address, port))?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     write!(socket, "GET {path} HTTP/1.0\r\n\r\n")?;
     let mut text = String::new();

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::chaos::network::Network;
 use crate::chaos::{World, get};
 use crate::process::PATIENCE;
 
@@ -21,9 +22,12 @@ pub(crate) enum Fault {
     DrainFanout,
     LameDuckNats,
     KillTwoAtOnce,
+    CutNats,
+    CutFanout,
 }
 
-const ALL: [Fault; 11] = [
+/// The last ones need a network that can be cut.
+const ALL: [Fault; 13] = [
     Fault::KillGateway,
     Fault::KillFanout,
     Fault::KillNats,
@@ -35,9 +39,12 @@ const ALL: [Fault; 11] = [
     Fault::StopNats,
     Fault::KillTwoAtOnce,
     Fault::LameDuckNats,
+    Fault::CutNats,
+    Fault::CutFanout,
 ];
+const CUTS: usize = 2;
 
-/// A stopped process goes on after so long: longer than a lease.
+/// A stopped process goes on, and one that was cut off is back, after so long: longer than a lease.
 const STOPPED: Duration = Duration::from_secs(10);
 /// A node of NATS that was killed stays away so long.
 const AWAY: Duration = Duration::from_secs(3);
@@ -55,8 +62,9 @@ pub(crate) struct Done {
 
 impl Fault {
     /// Each kind once before any comes twice; after that by chance.
-    pub(crate) fn choose(chance: &mut Chance, turn: usize) -> Self {
-        if turn < ALL.len() { ALL[turn] } else { ALL[chance.below(ALL.len() as u64) as usize] }
+    pub(crate) fn choose(chance: &mut Chance, turn: usize, has_network: bool) -> Self {
+        let kinds = if has_network { ALL.len() } else { ALL.len() - CUTS };
+        if turn < kinds { ALL[turn] } else { ALL[chance.below(kinds as u64) as usize] }
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -72,6 +80,8 @@ impl Fault {
             Self::DrainFanout => "drain fanout",
             Self::LameDuckNats => "lame duck nats",
             Self::KillTwoAtOnce => "kill two",
+            Self::CutNats => "cut nats",
+            Self::CutFanout => "cut fanout",
         }
     }
 
@@ -97,8 +107,21 @@ impl Fault {
             Self::DrainGateway => world.end(&gateway, "TERM", PATIENCE),
             Self::DrainFanout => world.end(&fanout, "TERM", PATIENCE),
             Self::LameDuckNats => world.end(&nats, "USR2", LAME),
+            Self::CutNats => {
+                let leads = world.leads(&nats);
+                Ok(cut(&nats)? + &leads)
+            }
+            Self::CutFanout => cut(&fanout),
         }
     }
+}
+
+/// Nothing gets through to it or from it for a while; it runs on.
+fn cut(name: &str) -> Result<String> {
+    Network::cut(name)?;
+    std::thread::sleep(STOPPED);
+    Network::mend(name)?;
+    Ok(format!("{name} for {} s", STOPPED.as_secs()))
 }
 
 impl World {
@@ -141,7 +164,8 @@ impl World {
     /// How many streams a node of NATS leads just now.
     fn leads(&self, name: &str) -> String {
         let monitor = self.monitors.iter().zip(1..).find(|(_, number)| name == format!("nats-{number}"));
-        let Some(text) = monitor.and_then(|(port, _)| get(*port, "/jsz?streams=true&accounts=true").ok()) else {
+        let Some(text) = monitor.and_then(|((address, port), _)| get(address, *port, "/jsz?streams=true&accounts=true").ok())
+        else {
             return String::new();
         };
         let leader = format!("\"leader\": \"{name}\"");
