@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::wire::Door;
+
 /// Puts load on a server and checks what comes back. Exit code 1 if anything was lost, doubled, reordered or refused.
 #[derive(Debug, Parser)]
 pub struct Args {
@@ -21,6 +23,9 @@ pub struct Common {
     /// A gateway; several are used in turn, and a member that lost its own comes back through the next one.
     #[arg(long, global = true, default_value = "ws://127.0.0.1:8080", value_delimiter = ',')]
     pub url: Vec<String>,
+    /// Which door connections use. Who comes back with a cursor (`soak`, `resume`, `stall`) or asks for history needs the native one.
+    #[arg(long, global = true, value_enum, default_value_t = Door::Native)]
+    pub door: Door,
     /// The HS256 secret to sign tokens with.
     #[arg(long, global = true, env = "CARILLON_JWT__SECRET", hide_env_values = true)]
     pub secret: Option<String>,

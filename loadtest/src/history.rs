@@ -89,7 +89,7 @@ fn read_rooms(stage: &Stage, fill: &Fill, tally: &mut Tally) -> anyhow::Result<(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let shared = &stage.shared;
-        let token = shared.signer.token("reader");
+        let token = shared.signer.token("reader").into();
         let target = shared.targets.first().context("--url is empty")?;
         let mut socket = Socket::open(target, &token, "reader", None).await?;
         for room in chosen(fill) {

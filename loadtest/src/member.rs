@@ -66,7 +66,7 @@ enum Left {
 struct Member {
     local: Rc<Local>,
     plan: Plan,
-    token: String,
+    token: Rc<str>,
     seats: Vec<Seat>,
     seated: usize,
     is_counted: bool,
@@ -84,7 +84,7 @@ const BACKOFF_MS: (u64, u64) = (100, 5_000);
 
 pub(crate) async fn attend(local: Rc<Local>, plan: Plan) {
     let seats = plan.rooms.iter().map(|room| Seat { room: *room, is_known: plan.reads_all, ..Seat::default() }).collect();
-    let token = local.shared.signer.token(&plan.user);
+    let token = local.shared.signer.token(&plan.user).into();
     let mut member = Member {
         local,
         plan,
@@ -172,7 +172,7 @@ impl Member {
                 true => format!(r#","since":{},"epoch":"{}""#, seat.last, seat.epoch),
                 false => String::new(),
             };
-            socket.queue(format!(r#"{{"type":"join","room":"{room}","ref":{index}{since}}}"#).as_bytes());
+            socket.queue(target.door.join(index as u64, &room, &since).as_bytes());
         }
         socket.flush().await?;
         Ok(socket)

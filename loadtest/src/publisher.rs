@@ -93,7 +93,7 @@ pub(crate) async fn speak(local: Rc<Local>, plan: Plan) {
 
 impl Publisher {
     async fn come_and_speak(&mut self) {
-        let token = self.local.shared.signer.token(&format!("publisher{}", self.plan.number));
+        let token = self.local.shared.signer.token(&format!("publisher{}", self.plan.number)).into();
         let mut failed = 0;
         loop {
             let shared = self.local.shared.clone();
@@ -216,20 +216,19 @@ impl Publisher {
     }
 
     fn queue(&mut self, socket: &mut Socket, serial: u64) {
-        use std::io::Write as _;
         let Some(sent) = self.unacked.get(&serial) else { return };
         let shared = &self.local.shared;
         let text = &mut self.text;
         text.clear();
-        write!(text, r#"{{"type":"broadcast","room":"{}{}","ref":{serial},"payload":"#, shared.prefix, sent.room)
-            .expect("a Vec takes everything");
+        let door = shared.targets[0].door;
+        door.begin_broadcast(serial, &shared.room_name(sent.room), text);
         sent.said.write(shared.payload_bytes, text);
-        if shared.is_ephemeral {
-            text.extend_from_slice(br#","ephemeral":true"#);
-        } else if self.plan.comes_back {
-            write!(text, r#","key":"{}""#, serial).expect("a Vec takes everything");
-        }
-        text.push(b'}');
+        let rest = match (shared.is_ephemeral, self.plan.comes_back) {
+            (true, _) => r#","ephemeral":true"#.to_owned(),
+            (false, true) => format!(r#","key":"{serial}""#),
+            (false, false) => String::new(),
+        };
+        door.end_broadcast(&rest, text);
         socket.queue(text);
     }
 

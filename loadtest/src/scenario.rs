@@ -74,7 +74,7 @@ impl Stage {
         let bar = ProgressBar::new_spinner();
         bar.set_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}").expect("a template that makes sense"));
         let shared = Arc::new(Shared {
-            targets: common.url.iter().map(|url| Target::parse(url)).collect::<anyhow::Result<_>>()?,
+            targets: common.url.iter().map(|url| Target::parse(url, common.door)).collect::<anyhow::Result<_>>()?,
             signer: Signer::new(&secret),
             clock: Clock::start(),
             live: Live::default(),

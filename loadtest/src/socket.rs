@@ -5,6 +5,7 @@ use std::{
     cell::RefCell,
     io,
     net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
     time::Duration,
 };
 
@@ -14,12 +15,17 @@ use tokio::{
     time::timeout,
 };
 
-use crate::target::Target;
+use crate::{
+    target::Target,
+    wire::{Door, Read},
+};
 
 /// An open connection.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
+    door: Door,
+    token: Rc<str>,
     partial: Vec<u8>,
     out: Vec<u8>,
     /// So much of `out` is sent.
@@ -48,11 +54,11 @@ thread_local! {
 
 impl Socket {
     /// Connects and upgrades. `from`: the local address, for more connections than one has ports.
-    pub(crate) async fn open(target: &Target, token: &str, client: &str, from: Option<Ipv4Addr>) -> io::Result<Self> {
+    pub(crate) async fn open(target: &Target, token: &Rc<str>, client: &str, from: Option<Ipv4Addr>) -> io::Result<Self> {
         timeout(PATIENCE, Self::upgrade(target, token, client, from)).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
-    async fn upgrade(target: &Target, token: &str, client: &str, from: Option<Ipv4Addr>) -> io::Result<Self> {
+    async fn upgrade(target: &Target, token: &Rc<str>, client: &str, from: Option<Ipv4Addr>) -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         if let Some(from) = from {
             socket.bind(SocketAddr::from((from, 0)))?;
@@ -60,9 +66,10 @@ impl Socket {
         let mut stream = socket.connect(target.address).await?;
         stream.set_nodelay(true)?;
         let request = format!(
-            "GET /ws?client={client} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
              Sec-WebSocket-Protocol: carillon.v1\r\nAuthorization: Bearer {token}\r\n\r\n",
+            target.door.path(client),
             target.host
         );
         stream.write_all(request.as_bytes()).await?;
@@ -84,7 +91,19 @@ impl Socket {
         }
         let mut partial = Vec::new();
         partial.extend_from_slice(&head[end..]);
-        Ok(Self { stream, partial, out: Vec::new(), sent: 0 })
+        let token = token.clone();
+        let mut socket = Self { stream, door: target.door, token, partial, out: Vec::new(), sent: 0 };
+        if target.door == Door::Socketio {
+            // CONNECT follows the transport's handshake; what comes behind CONNECT is the reader's.
+            let is_open = |socket: &Self| socket.sent == 0 && !socket.out.is_empty();
+            while !is_open(&socket) {
+                if socket.read(|_| {}).await != Heard::Something {
+                    return Err(io::Error::other("no Engine.IO handshake"));
+                }
+            }
+            socket.flush().await?;
+        }
+        Ok(socket)
     }
 
     /// Queues a text frame. A client must mask (section 5.3); the key is zero, which leaves the bytes as they are.
@@ -162,7 +181,12 @@ impl Socket {
         let mut heard = Heard::Something;
         while let Some((first, payload, rest)) = frame(bytes) {
             match first & 0x0f {
-                0x1 => reader(payload),
+                0x1 => match self.door.read(payload, &self.token) {
+                    Read::Frame(frame) => reader(frame),
+                    Read::Written(frame) => reader(&frame),
+                    Read::Answer(text) => self.queue(text.as_bytes()),
+                    Read::Nothing => {}
+                },
                 0x8 => {
                     let code = payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
                     heard = Heard::Close(code, String::from_utf8_lossy(payload.get(2..).unwrap_or_default()).into_owned());

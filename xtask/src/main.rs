@@ -4,6 +4,7 @@
 use clap::Parser;
 
 mod arrows;
+mod bench;
 mod chaos;
 mod ci;
 mod cluster;
@@ -27,6 +28,8 @@ enum Command {
     Cluster,
     /// Run three NATS nodes, two fanouts, three gateways under load, and kill, stop, restart one after the other: nothing may be lost
     Chaos(chaos::Args),
+    /// Measure Carillon beside what it is compared with, and write docs/benchmarks/
+    Bench(bench::Args),
     /// Check licences, sources and bans of all dependencies, and advisories where they can be had
     Deny,
     /// Check images, compose files and manifests, as far as that goes without a Docker engine and a cluster
@@ -42,6 +45,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test => test::run(&mut steps),
         Command::Ci => ci::run(&mut steps),
         Command::Chaos(args) => return chaos::run(&args),
+        Command::Bench(args) => return bench::run(&args),
         Command::Deny => steps.run("deny", deny::check),
         Command::Deploy => steps.run("deploy", deploy::check),
         Command::Cluster => return cluster::run(),
