@@ -42,7 +42,8 @@ impl Bucket {
     }
 }
 
-/// Notices a client that stays over its rate. A second without a refusal ends the excess.
+/// Notices a client that stays over its rate. Two seconds without a refusal end the excess: in so
+/// long a bucket of the usual size is full again, and who sends in batches once a second is over the rate all the same.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Excess {
     since: Option<u32>,
@@ -51,7 +52,7 @@ pub struct Excess {
 
 /// So long may a client be over its rate before it is closed with 4102.
 pub const EXCESS_MS: u32 = 10_000;
-const PAUSE_MS: u32 = 1_000;
+const PAUSE_MS: u32 = 2_000;
 
 impl Excess {
     /// A frame was refused; true if that has gone on for [`EXCESS_MS`].
@@ -87,6 +88,12 @@ mod tests {
         let mut excess = Excess::default();
         assert!(!(0..100).any(|step| excess.on_refused(step * 100)));
         assert!(excess.on_refused(10_000));
+    }
+
+    #[test]
+    fn excess_in_batches_is_noticed() {
+        let mut excess = Excess::default();
+        assert!((0..12).any(|second| excess.on_refused(second * 1_100)));
     }
 
     #[test]

@@ -265,6 +265,8 @@ struct Owed {
     claim: Option<(Offset, Option<EpochClaim>)>,
     /// The `last` of the join, should its `since` turn out not to be recoverable.
     last: u32,
+    /// A member that joins again without a `since` had come so far: it misses nothing by that.
+    stood: Option<Offset>,
     is_personal: bool,
     members: Option<Presence>,
     deadline_ms: u64,

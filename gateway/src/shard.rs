@@ -634,6 +634,10 @@ impl Shard {
         for room in lost {
             self.rooms.expel(conn, &room, now, &mut self.hub);
         }
+        let hidden: Vec<_> = self.rooms.rooms_of(conn).filter(|room| grants.watch((*room).clone()).is_none()).cloned().collect();
+        for room in hidden {
+            self.rooms.unwatch(conn, &room, now);
+        }
     }
 
     /// A wall clock that was set ahead (a machine that slept, an operator) ends tokens sooner than was reckoned with. One that was

@@ -68,6 +68,41 @@ async fn joining_again_replaces_the_options() {
     ada.heard_nothing_else().await;
 }
 
+/// Who is there is asked of the owner, and the room goes on meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joining_again_misses_nothing() {
+    let server = Server::start().await;
+    let (mut ada, mut bob) = (server.connect("ada").await, server.connect("bob").await);
+    ada.join("lobby").await;
+    const COUNT: u64 = 300;
+    let speaker = tokio::spawn(async move {
+        for number in 1..=COUNT {
+            bob.say("lobby", number).await;
+        }
+    });
+    let mut last = 0;
+    while last < COUNT {
+        ada.send(r#"{"type":"join","room":"lobby","presence":true}"#.to_owned()).await;
+        // What came before the answer, and one message behind it.
+        let mut is_joined = false;
+        loop {
+            let frame = ada.next().await;
+            match &*frame.kind() {
+                "joined" => is_joined = true,
+                "message" => {
+                    assert_eq!(frame.number("offset"), last + 1);
+                    last += 1;
+                }
+                _ => continue,
+            }
+            if is_joined && (frame.kind() == "message" || last == COUNT) {
+                break;
+            }
+        }
+    }
+    speaker.await.unwrap();
+}
+
 #[tokio::test]
 async fn wishes_are_answered_in_order() {
     let server = Server::start().await;

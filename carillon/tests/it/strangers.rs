@@ -104,6 +104,7 @@ async fn subjects_are_for_services_only() {
         ("auth", "PUB $KV.leases.x 0\r\n\r\n"),
         ("fanout", "PUB notice 0\r\n\r\n"),
         ("fanout", "PUB $KV.revocations.x 0\r\n\r\n"),
+        ("fanout", "PUB $JS.API.STREAM.MSG.DELETE.KV_revocations 0\r\n\r\n"),
         ("fanout", "SUB gw.> 1\r\n"),
     ] {
         let login = format!("CONNECT {{\"verbose\":false,\"user\":\"{service}\",\"pass\":\"pass-{service}\"}}\r\n");

@@ -98,6 +98,7 @@ impl Rooms {
         now: Now,
         doors: &mut impl Doors,
     ) {
+        let stood = self.stands(key, conn).filter(|_| options.since.is_none());
         self.set_catch_up(key, conn, None);
         let ask = if is_personal { self.next_ask() } else { 0 };
         self.seat(key, conn, options, ask, now, doors);
@@ -105,7 +106,7 @@ impl Rooms {
         // Nothing seen yet: any life of the room will do, if it is whole.
         let claim = options.since.map(|since| (since, epoch.filter(|_| since > 0)));
         let last = options.last.unwrap_or(0).min(self.limits.replay_messages);
-        let owed = Owed { reference, claim, last, is_personal, members: None, deadline_ms };
+        let owed = Owed { reference, claim, last, stood, is_personal, members: None, deadline_ms };
         if is_personal {
             let catch_up = CatchUp { position: 0, owed: Some(owed), waits: Waits::Counted(ask), lenient_until: 0 };
             self.catch_ups.insert((key, conn.index), catch_up);
@@ -126,9 +127,9 @@ impl Rooms {
         let room = &self.rooms[key as usize];
         let stands_here = match &owed.claim {
             Some((since, epoch)) => *since == room.last && epoch.as_ref().is_none_or(|epoch| epoch.is(room.epoch.as_str())),
-            None => owed.last == 0 || room.last == 0,
+            None => (owed.last == 0 || room.last == 0) && owed.stood.is_none_or(|stood| stood >= room.last),
         };
-        let newest = room.last.saturating_sub(u64::from(owed.last));
+        let newest = owed.newest(room.last);
         let position = owed.claim.as_ref().map_or(newest, |(since, _)| *since);
         let lenient_until = if owed.claim.is_none() { Offset::MAX } else { 0 };
         if stands_here {
@@ -139,6 +140,16 @@ impl Rooms {
         // comes in order with its deliveries, so that by then this gateway knows as much as the owner.
         self.set_catch_up(key, conn, Some(CatchUp { position, owed: Some(owed), waits: Waits::Drain, lenient_until }));
         self.read_on(key, conn, now);
+    }
+
+    /// What a member has been sent, if its join was answered.
+    fn stands(&self, key: RoomKey, conn: Conn) -> Option<Offset> {
+        let room = &self.rooms[key as usize];
+        if let Some(catch_up) = self.catch_ups.get(&(key, conn.index)) {
+            return catch_up.owed.as_ref().map_or(Some(catch_up.position), |owed| owed.stood);
+        }
+        let joined = self.conns[conn.index as usize].joined.iter().find(|joined| joined.room == key)?;
+        room.members.get(joined.place as usize).filter(|member| member.is_live).map(|_| room.last)
     }
 
     /// Gives a connection its place among the members, or the place that it has other options.
@@ -243,12 +254,12 @@ impl Rooms {
         // The newest few are counted from the head that it is told.
         let wants_newest = owed.as_ref().is_some_and(|owed| owed.claim.is_none());
         if reason.is_some() || wants_newest {
-            let last = owed.as_ref().map_or(0, |owed| owed.last);
-            catch_up.position = head.saturating_sub(u64::from(last));
+            catch_up.position = owed.as_ref().map_or(head, |owed| owed.newest(head));
             catch_up.lenient_until = head;
         }
         // A member that retention overtook in the middle is told as well, unasked.
-        let overtaken = Owed { reference: None, claim: None, last: 0, is_personal: false, members: None, deadline_ms: 0 };
+        let overtaken =
+            Owed { reference: None, claim: None, last: 0, stood: None, is_personal: false, members: None, deadline_ms: 0 };
         if let Some(owed) = owed.or(reason.map(|_| overtaken)) {
             self.answer(key, conn, &owed, reason, doors);
         }
@@ -449,6 +460,14 @@ impl Rooms {
         self.remove_member(conn, &user, joined, true, now);
         doors.frame(conn, &ServerFrame::Left { room, reference: None });
         super::error(doors, conn, ErrorCode::Forbidden, why, None, Some(room));
+    }
+}
+
+impl Owed {
+    /// Before the newest few that were asked for, and before what a member that joins again has not been sent.
+    fn newest(&self, head: Offset) -> Offset {
+        let newest = head.saturating_sub(u64::from(self.last));
+        self.stood.map_or(newest, |stood| stood.min(newest))
     }
 }
 

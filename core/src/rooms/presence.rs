@@ -104,6 +104,17 @@ impl Rooms {
         self.owner(&name).queue(up::Item::Watch(watch), now.mono_ms);
     }
 
+    /// A member may not see any more who is there: it is told nothing further.
+    pub fn unwatch(&mut self, conn: Conn, room: &RoomName, now: Now) {
+        let Some(joined) = self.joined(conn, room).filter(|joined| self.is_here(conn) && joined.place != super::NOT_YET) else {
+            return;
+        };
+        let member = &mut self.rooms[joined.room as usize].members[joined.place as usize];
+        if std::mem::take(&mut member.presence) {
+            self.count_watcher(joined.room, false, now);
+        }
+    }
+
     /// After an attach: everyone who is here, and what they want to be told.
     pub(super) fn report_all(&mut self, key: RoomKey, now: Now, doors: &impl Doors) {
         let members: Vec<Conn> = self.rooms[key as usize].members.iter().map(|member| member.conn).collect();

@@ -111,7 +111,17 @@ impl Client {
                         assert!(floor > since + 1, "{room} has everything after {since}, from {floor} on");
                         Place::Newest { from: offset.saturating_sub(last), head: offset }
                     }
-                    (None, None) => Place::Newest { from: offset.saturating_sub(last), head: offset },
+                    // Who was in the room misses nothing by joining it again.
+                    (None, None) => {
+                        let newest = offset.saturating_sub(last);
+                        let is_same = self.epochs.get(&room).is_some_and(|known| known.is_empty() || *known == epoch);
+                        let stood = self.places.get(&room).filter(|_| is_same);
+                        let from = match stood {
+                            Some(Place::After(position) | Place::Newest { from: position, .. }) => newest.min(*position),
+                            None => newest,
+                        };
+                        Place::Newest { from, head: offset }
+                    }
                     // Unasked: it was overtaken, by retention or by another life of the room.
                     (Some(_), None) => Place::After(offset),
                     (Some(other), _) => panic!("{other} is no reason"),

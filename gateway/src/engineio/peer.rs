@@ -151,7 +151,7 @@ impl Peer {
 
     /// The waiting GET was given up by the client.
     pub fn on_poll_gone(&mut self, now_ms: u64) {
-        if std::mem::take(&mut self.is_polled) {
+        if std::mem::take(&mut self.is_polled) && !self.is_on_websocket {
             self.end(Over::Lost, now_ms);
         }
     }
@@ -160,6 +160,11 @@ impl Peer {
     pub fn take_answer(&mut self) -> Option<Bytes> {
         if !self.is_polled {
             return None;
+        }
+        if self.is_on_websocket && self.over.is_none() {
+            // It waited while the upgrade went through: messages are the WebSocket's from here on.
+            self.is_polled = false;
+            return Some(Bytes::from_static(b"6"));
         }
         let last = match self.over {
             None if self.probe.as_ref().is_some_and(|probe| probe.is_answered) && self.queue.is_empty() => Some(b'6'),
@@ -235,7 +240,8 @@ impl Peer {
     /// A packet on the WebSocket that probes.
     pub fn on_probe_packet(&mut self, packet: Packet<'_>) -> Probed {
         match (&mut self.probe, packet) {
-            (Some(probe), Packet::Ping("probe")) => {
+            // Once: answers to a client that does not read them would pile up.
+            (Some(probe), Packet::Ping("probe")) if !probe.is_answered => {
                 probe.is_answered = true;
                 Probed::Answer
             }
@@ -484,6 +490,28 @@ mod tests {
         assert!(!peer.on_post(3));
         assert!(!peer.on_probe(3));
         assert_eq!(peer.over(), None);
+    }
+
+    #[test]
+    fn upgrade_at_once_answers_the_waiting_get() {
+        let mut peer = polling();
+        peer.on_poll(1);
+        assert!(peer.on_probe(2));
+        peer.on_probe_packet(Packet::Ping("probe"));
+        assert_eq!(peer.on_probe_packet(Packet::Upgrade), Probed::Upgraded);
+        say(&mut peer, "4a");
+        assert_eq!(answer(&mut peer), "6");
+        assert_eq!(peer.poll_packet(), Some(Outgoing::fixed("4a")));
+        peer.on_poll_gone(3);
+        assert_eq!(peer.over(), None);
+    }
+
+    #[test]
+    fn a_probe_asks_once() {
+        let mut peer = polling();
+        assert!(peer.on_probe(1));
+        assert_eq!(peer.on_probe_packet(Packet::Ping("probe")), Probed::Answer);
+        assert_eq!(peer.on_probe_packet(Packet::Ping("probe")), Probed::Refused);
     }
 
     #[test]

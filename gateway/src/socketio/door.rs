@@ -12,7 +12,6 @@ use std::{
 use bytes::Bytes;
 use carillon_platform::auth::{TokenVerifier, VerifyError};
 use carillon_proto::{claims::Claims, codes::Close, ids::ClientId};
-use serde::Deserialize;
 
 use super::{
     client::{Arrived, Client},
@@ -50,14 +49,20 @@ struct Guest {
 }
 
 /// The payload of a CONNECT, as far as it is looked at.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default)]
 struct Auth {
     token: Option<String>,
     /// The client id, if it names one.
     client: Option<String>,
     pid: Option<String>,
     offset: Option<String>,
+}
+
+impl Auth {
+    fn of(said: serde_json::Map<String, serde_json::Value>) -> Self {
+        let text = |name: &str| said.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+        Self { token: text("token"), client: text("client"), pid: text("pid"), offset: text("offset") }
+    }
 }
 
 /// What an arrival leads to, once the client's own state is free again.
@@ -117,7 +122,7 @@ impl SocketIoDoor {
 
     fn connect(&self, socket: &Socket, auth: &str) {
         // What has other types than expected says nothing.
-        let auth: Auth = serde_json::from_str(auth).unwrap_or_default();
+        let auth: Auth = serde_json::from_str(auth).map(Auth::of).unwrap_or_default();
         let asked = self.guests.borrow().get(&socket.number()).map_or_else(Instant::now, |guest| guest.opened);
         let (socket, shard, records, verifier) =
             (socket.clone(), self.shard.clone(), self.records.clone(), self.verifier.clone());
