@@ -211,6 +211,18 @@ async fn grants_hold_at_every_door() {
     }
 }
 
+/// What else CONNECT says decides nothing, whatever its type.
+#[tokio::test]
+async fn token_alone_decides_at_connect() {
+    let server = Server::start().await;
+    let (good, bad) = (server.token("ada"), "nonsense");
+    for (token, lets_in) in [(good.as_str(), true), (bad, false)] {
+        let auth = json!({ "token": token, "client": 5, "pid": {}, "offset": 0 }).to_string();
+        let (_, answer) = Polling::connect(&server, &auth).await;
+        assert_eq!(answer.starts_with("40"), lets_in, "{answer}");
+    }
+}
+
 /// Between two of the same message.
 const AGAIN: Duration = Duration::from_millis(100);
 

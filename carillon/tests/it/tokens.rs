@@ -99,6 +99,24 @@ async fn refresh_takes_rooms_away() {
 }
 
 #[tokio::test]
+async fn refresh_takes_presence_away() {
+    let server = Server::start().await;
+    let (mut ada, mut eve) = (server.connect("ada").await, server.connect("eve").await);
+    for watcher in [&mut ada, &mut eve] {
+        watcher.join_with("lobby", r#""presence":true"#).await;
+    }
+    ada.expect("userJoined").await;
+    refresh(&mut ada, &server.token_for("ada", r#"[{"rooms":["*"],"can":["join"]}]"#)).await;
+    ada.expect("refreshed").await;
+    let mut bob = server.connect("bob").await;
+    bob.join("lobby").await;
+    eve.expect("userJoined").await;
+    bob.say("lobby", 1).await;
+    ada.hears(1..=1).await;
+    ada.heard_nothing_else().await;
+}
+
+#[tokio::test]
 async fn refresh_gives_rooms() {
     let server = Server::start().await;
     let narrow = server.token_for("ada", r#"[{"rooms":["chat:*"],"can":["join"]}]"#);

@@ -13,7 +13,7 @@ use carillon_proto::ids::{PARTITIONS, PartitionId};
 use super::subject;
 use crate::settings::Settings;
 
-/// How long NATS knows the ids of messages. Ids are never used twice, so that this only serves the chain of appends.
+/// How long NATS knows the ids of messages. No message has one; but NATS' own window of two minutes would keep it from taking a shorter age.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(30);
 
 const PARTITIONS_KEY: &str = "carillon.partitions";

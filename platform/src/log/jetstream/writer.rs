@@ -378,8 +378,6 @@ async fn next(acks: &mut Option<Subscriber>) -> Option<Message> {
 struct PubAck {
     #[serde(default)]
     seq: Sequence,
-    #[serde(default)]
-    duplicate: bool,
     error: Option<ApiError>,
 }
 
@@ -403,7 +401,6 @@ fn answer(message: &Message, expected: Option<Sequence>) -> Result<Sequence, App
             Err(AppendError::Fenced { expected, last })
         }
         (Some(ApiError { err_code, description }), _) => Err(AppendError::Unknown(format!("{description} ({err_code})"))),
-        (None, _) if ack.duplicate => Err(AppendError::Unknown("its id was used before".into())),
         (None, Some(expected)) if ack.seq != expected => {
             Err(AppendError::Unknown(format!("expected sequence {expected}, got {}", ack.seq)))
         }
