@@ -37,6 +37,8 @@ permits! {
     MayRead,
     /// Leave to see who is in a room.
     MayWatch,
+    /// Leave to delete what a room stores.
+    MayErase,
 }
 
 /// Leave to issue tokens, to take them back, to disconnect users.
@@ -77,6 +79,11 @@ impl Grants {
     /// May this user see who is there?
     pub fn watch(&self, room: RoomName) -> Option<MayWatch> {
         self.allows(Operation::Presence, &room).then_some(MayWatch(room))
+    }
+
+    /// May this user delete what is stored there? The patterns of the grant `admin` count for this.
+    pub fn erase(&self, room: RoomName) -> Option<MayErase> {
+        self.allows(Operation::Admin, &room).then_some(MayErase(room))
     }
 
     /// May this user act for others? The grant names no room then: any `admin` counts.
@@ -178,6 +185,8 @@ mod tests {
         assert!(ada.join(room("news")).is_none());
         assert!(ada.publish(room("user:bob")).is_some());
         assert!(ada.read(room("chat:1")).is_none());
-        assert!(grants(Some(vec![("*", Operation::Admin)])).is_admin());
+        let admin = grants(Some(vec![("chat:*", Operation::Admin)]));
+        assert!(admin.is_admin() && admin.erase(room("chat:1")).is_some());
+        assert!(admin.erase(room("news")).is_none() && ada.erase(room("chat:1")).is_none());
     }
 }

@@ -7,6 +7,7 @@
 //!              attach, read ─▶ (Effect::Head, Effect::Read ─▶ on_head, on_part) ─▶ attached, page ─▶ Effect::Send
 //! ```
 
+mod erasing;
 mod links;
 mod presence;
 mod repeats;
@@ -20,8 +21,8 @@ use bytes::Bytes;
 use carillon_proto::{
     ids::{Epoch, GatewayId, MessageId, Offset, PartitionId, RoomName},
     link::{
-        self, Attach, Attached, Came, Code, Counted, DownBatch, Failed, Message, Page, Publish, Published, Read, Up, UpBatch,
-        UserIn, UserOut, Watch, Went, Who, down, failed, read, up,
+        self, Attach, Attached, Came, Code, Counted, DownBatch, Erase, Failed, Message, Page, Publish, Published, Read, Up,
+        UpBatch, UserIn, UserOut, Watch, Went, Who, down, failed, read, up,
     },
     log::{self, Record},
 };
@@ -204,6 +205,8 @@ struct ReadyRoom {
     ring: Ring,
     routes: Vec<GatewayId>,
     presence: Presence,
+    /// Its history is to go once nothing is under way in it; what came meanwhile waits in order.
+    erasing: Option<Vec<(Asker, up::Item)>>,
 }
 
 /// What to look at again, by when.
@@ -302,6 +305,7 @@ impl Partition {
 
     fn on_item_of(&mut self, asker: Asker, room: RoomName, item: up::Item, now: Now) {
         match self.rooms.get_mut(&room) {
+            Some(Room::Ready(ReadyRoom { erasing: Some(waiting), .. })) => waiting.push((asker, item)),
             Some(Room::Ready(ready)) if ready.is_over_age(now) && concerns_log(&item) => self.empty(room, vec![(asker, item)]),
             Some(Room::Ready(_)) => self.on_ready_item(asker, room, item, now),
             Some(Room::Loading { waiting, .. }) => waiting.push((asker, item)),
@@ -312,9 +316,15 @@ impl Partition {
         }
     }
 
-    /// A room whose newest message is too old has none; whoever waits goes on when the log has forgotten them too.
-    fn empty(&mut self, room: RoomName, waiting: Vec<(Asker, up::Item)>) {
+    /// A room that is to have no messages any more: those of one whose newest is too old, or that somebody deletes. Whoever waits
+    /// goes on when the log has forgotten them too. What the log is being asked for would be of the life that ends here, so it is
+    /// asked again in the next one.
+    fn empty(&mut self, room: RoomName, mut waiting: Vec<(Asker, up::Item)>) {
         let Some(Room::Ready(ready)) = self.rooms.remove(&room) else { unreachable!("looked at before") };
+        self.forget_swept(&room);
+        let mut asked: Vec<(u64, PendingRead)> = self.reads.extract_if(|_, read| read.room == room).collect();
+        asked.sort_by_key(|(ticket, _)| *ticket);
+        waiting.splice(..0, asked.into_iter().map(|(_, PendingRead { asker, read, .. })| (asker, up::Item::Read(read))));
         self.rooms.insert(room.clone(), Room::Loading { waiting, kept: Some(Box::new(ready)) });
         self.effects.push_back(Effect::Empty { room });
     }
@@ -332,6 +342,7 @@ impl Partition {
             ring: Ring::default(),
             routes: Vec::new(),
             presence: Presence::default(),
+            erasing: None,
         };
         self.open_room(room, ready, now);
     }
@@ -385,6 +396,7 @@ impl Partition {
                 up::Item::Attach(_) => failed::Of::Attach(true),
                 up::Item::Read(read) => failed::Of::Read(read.read),
                 up::Item::Who(who) => failed::Of::Who(who.who),
+                up::Item::Erase(erase) => failed::Of::Erase(erase.erase),
                 // Said again with the next attach, which the gateway is about to try.
                 _ => continue,
             };
@@ -405,6 +417,7 @@ impl Partition {
             up::Item::Went(went) => self.on_went(asker, &room, &went, now),
             up::Item::Watch(watch) => self.on_watch(asker, &room, &watch),
             up::Item::Who(who) => self.on_who(asker, &room, &who, now),
+            up::Item::Erase(erase) => self.on_erase(asker, room, erase),
         }
     }
 
@@ -566,8 +579,9 @@ impl Partition {
         let ring_messages = usize::try_from(room.keep.messages).unwrap_or(usize::MAX).min(self.config.ring_messages);
         room.ring.push(message, ring_messages, self.config.ring_bytes);
         if room.routes.is_empty() {
-            self.idle.push_back((now.mono_ms, name));
+            self.idle.push_back((now.mono_ms, name.clone()));
         }
+        self.erase_if_still(&name);
     }
 
     fn on_read(&mut self, asker: Asker, name: RoomName, read: Read, now: Now) {
@@ -849,7 +863,8 @@ fn room_of(item: &up::Item) -> &str {
         | up::Item::Came(Came { room, .. })
         | up::Item::Went(Went { room, .. })
         | up::Item::Watch(Watch { room, .. })
-        | up::Item::Who(Who { room, .. }) => room,
+        | up::Item::Who(Who { room, .. })
+        | up::Item::Erase(Erase { room, .. }) => room,
         up::Item::Detach(detach) => &detach.room,
     }
 }

@@ -12,6 +12,7 @@
 //! head that the room has here. And a link that breaks is opened anew with all that is still unanswered, so nothing is ever
 //! repaired twice.
 
+mod erasing;
 mod joining;
 mod owner;
 mod presence;
@@ -281,6 +282,7 @@ enum Reading {
     Join { conn: Conn },
     History { conn: Conn, reference: Option<Box<str>>, read: Read },
     Presence { conn: Conn, reference: Option<Box<str>>, room: RoomName },
+    Erase { conn: Conn, reference: Option<Box<str>>, room: RoomName },
 }
 
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use carillon_proto::{
 };
 
 use crate::{
-    grants::{Grants, MayJoin, MayPublish, MayRead, MayWatch},
+    grants::{Grants, MayErase, MayJoin, MayPublish, MayRead, MayWatch},
     rate::{Bucket, Excess, Rate},
     rooms::Publishing,
 };
@@ -60,6 +60,7 @@ pub enum Act<'a> {
     Publish { permit: MayPublish, said: Publishing<'a> },
     History { permit: MayRead, span: Span, limit: u32, reference: Option<&'a str> },
     Presence { permit: MayWatch, reference: Option<&'a str> },
+    Erase { permit: MayErase, reference: Option<&'a str> },
     Refresh { token: &'a str, reference: Option<&'a str> },
     Pong { reference: Option<&'a str> },
     Refuse(Refusal),
@@ -209,6 +210,10 @@ impl Session {
                 Some(permit) => Act::Presence { permit, reference },
                 None => refused(room),
             },
+            ClientFrame::Erase { room } => match self.grants.erase(room.clone()) {
+                Some(permit) => Act::Erase { permit, reference },
+                None => refused(room),
+            },
             ClientFrame::Refresh { token } => Act::Refresh { token: scratch.keep(token), reference },
             ClientFrame::Ping => Act::Pong { reference },
         }
@@ -263,7 +268,8 @@ fn room_of(frame: &ClientFrame<'_>) -> Option<RoomName> {
         | ClientFrame::Leave { room }
         | ClientFrame::Broadcast { room, .. }
         | ClientFrame::History { room, .. }
-        | ClientFrame::Presence { room } => Some(room.clone()),
+        | ClientFrame::Presence { room }
+        | ClientFrame::Erase { room } => Some(room.clone()),
         ClientFrame::Refresh { .. } | ClientFrame::Ping => None,
     }
 }

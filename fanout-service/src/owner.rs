@@ -329,12 +329,7 @@ impl<'f> Driver<'f> {
                 }
                 Some((room, head)) = self.heads.next() => self.on_head(room, head),
                 Some((ticket, part)) = self.reads.next() => self.on_part(ticket, part),
-                Some((room, trimmed)) = self.trims.next() => {
-                    if let Err(error) = trimmed {
-                        // What is over the limits is not shown anyhow; the next purge takes it along.
-                        tracing::warn!(partition = %self.partition, %room, %error, "old messages can't be purged yet");
-                    }
-                }
+                Some((room, trimmed)) = self.trims.next() => tell_trimmed(self.partition, &room, trimmed),
                 Some((room, emptied)) = self.empties.next() => match emptied {
                     Ok(()) => self.rules.on_emptied(room, self.clock.now()),
                     // Whoever waits for the room waits no longer than for a lost owner.
@@ -468,7 +463,15 @@ impl<'f> Driver<'f> {
                     self.trims.push(async move { (room.clone(), log.trim(partition, &room, below).await) }.boxed())
                 }
                 Effect::Empty { room } => {
-                    self.empties.push(async move { (room.clone(), log.empty(partition, &room).await) }.boxed())
+                    // A trim that is still under way must not meet the room's next life.
+                    let mut trims = std::mem::take(&mut self.trims);
+                    let emptied = async move {
+                        while let Some((room, trimmed)) = trims.next().await {
+                            tell_trimmed(partition, &room, trimmed);
+                        }
+                        (room.clone(), log.empty(partition, &room).await)
+                    };
+                    self.empties.push(emptied.boxed());
                 }
                 Effect::Send { gateway, mut batch } => {
                     self.hops.on_send(gateway, &mut batch);
@@ -480,6 +483,13 @@ impl<'f> Driver<'f> {
         }
         self.hops.on_carried_out();
         false
+    }
+}
+
+fn tell_trimmed(partition: PartitionId, room: &RoomName, trimmed: Result<(), LogError>) {
+    if let Err(error) = trimmed {
+        // What is over the limits is not shown anyhow; the next purge takes it along.
+        tracing::warn!(%partition, %room, %error, "old messages can't be purged yet");
     }
 }
 

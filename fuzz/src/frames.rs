@@ -218,6 +218,7 @@ fn act_on(rooms: &mut Rooms, doors: &mut FakeDoors, conn: Conn, act: Act<'_>, is
         Act::Publish { permit, said } => drop(rooms.publish(conn, &permit, &said, NOW, doors)),
         Act::History { permit, span, limit, reference } => rooms.history(conn, &permit, span, limit, reference, NOW),
         Act::Presence { permit, reference } => rooms.presence(conn, &permit, reference, NOW),
+        Act::Erase { permit, reference } => rooms.erase(conn, &permit, reference, NOW),
         Act::Refresh { token, .. } => doors.token = Some(token.to_owned()),
         Act::Pong { reference } => doors.frame(conn, &ServerFrame::Pong { reference }),
         Act::Refuse(Refusal { code, message, reference, room, retry_after_ms }) => {

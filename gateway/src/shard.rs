@@ -559,6 +559,7 @@ impl Shard {
             }
             Act::History { permit, span, limit, reference } => rooms.history(conn, &permit, span, limit, reference, now),
             Act::Presence { permit, reference } => rooms.presence(conn, &permit, reference, now),
+            Act::Erase { permit, reference } => rooms.erase(conn, &permit, reference, now),
             Act::Refresh { token, reference } => self.verify_again(conn, token.to_owned(), reference.map(Box::from)),
             Act::Pong { reference } => hub.frame(conn, &ServerFrame::Pong { reference }),
             Act::Refuse(Refusal { code, message, reference, room, retry_after_ms }) => {

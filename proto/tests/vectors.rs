@@ -79,6 +79,7 @@ fn meaning(frame: &ClientFrame<'_>) -> Value {
             json!({ "type": "history", "room": room.as_str(), "before": before, "after": after, "limit": limit })
         }
         ClientFrame::Presence { room } => json!({ "type": "presence", "room": room.as_str() }),
+        ClientFrame::Erase { .. } => panic!("no frame is read as one"),
         ClientFrame::Refresh { token } => json!({ "type": "refresh", "token": token }),
         ClientFrame::Ping => json!({ "type": "ping" }),
     };

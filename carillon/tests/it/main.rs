@@ -26,6 +26,7 @@ mod order;
 mod owners;
 mod payloads;
 
+mod erasing;
 mod history;
 mod resume;
 mod retention;

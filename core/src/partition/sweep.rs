@@ -122,6 +122,11 @@ impl Partition {
         true
     }
 
+    /// A room begins another life: what was read of this one must trim nothing of the next.
+    pub(super) fn forget_swept(&mut self, room: &RoomName) {
+        self.sweep.reads.retain(|_, swept| swept != room);
+    }
+
     /// The log could not read: the next round will.
     pub(super) fn on_sweep_failed(&mut self, ticket: u64) -> bool {
         self.sweep.reads.remove(&ticket).is_some()

@@ -413,3 +413,135 @@ fn clock_of_the_day_ends_no_key() {
     desk.publish("k");
     assert_eq!(desk.log.len(), 1);
 }
+
+fn erase(erase: u64) -> up::Item {
+    up::Item::Erase(Erase { erase, room: ROOM.into() })
+}
+
+#[test]
+fn erased_room_begins_another_life() {
+    let mut desk = Desk::new(Keep::DEFAULT);
+    let first = desk.attach();
+    assert!(first.epoch.is_empty());
+    for _ in 0..5 {
+        desk.publish("");
+    }
+    let heard = desk.say(erase(7));
+    // Members are told as of any emptied room, and only then whoever asked.
+    assert!(
+        matches!(&heard[..], [down::Item::Attached(told), down::Item::Erased(done)]
+        if told.head == 0 && told.epoch.is_empty() && done.erase == 7),
+        "{heard:?}"
+    );
+    assert!(desk.log.is_empty());
+    assert!(offsets(&desk.read(read::Span::After(0), 10)).is_empty());
+    let heard = desk.publish("");
+    assert!(
+        heard.iter().any(|item| matches!(item, down::Item::Message(message)
+        if message.offset == 1 && message.epoch == "i.6")),
+        "{heard:?}"
+    );
+}
+
+#[test]
+fn erasing_nothing_is_done_at_once() {
+    let mut desk = Desk::new(Keep::DEFAULT);
+    for number in 1..=2 {
+        let heard = desk.say(erase(number));
+        assert!(matches!(&heard[..], [down::Item::Erased(done)] if done.erase == number), "{heard:?}");
+    }
+}
+
+/// One batch: two publishes, a deletion, a publish, another deletion; and a log that takes its time.
+#[test]
+fn deletion_has_its_place_among_publishes() {
+    let mut desk = Desk::new(Keep::DEFAULT);
+    desk.attach();
+    let publish = |publish| {
+        up::Item::Publish(Publish { publish, room: ROOM.into(), payload: Bytes::from_static(b"1"), ..Publish::default() })
+    };
+    let items = [publish(1), publish(2), erase(1), publish(3), publish(4), erase(2), publish(5)];
+    desk.number += 1;
+    let batch = UpBatch {
+        version: link::VERSION,
+        gateway: Bytes::copy_from_slice(&GATEWAY.0),
+        link: 1,
+        number: desk.number,
+        generation: 0,
+        items: items.into_iter().map(|item| Up { item: Some(item) }).collect(),
+        settled: 0,
+    };
+    desk.partition.on_batch(batch, desk.now);
+    // Nothing is forgotten while an append is under way, and nothing is appended before it is forgotten.
+    let mut done = Vec::new();
+    let mut told = Vec::new();
+    loop {
+        let mut in_flight = 0;
+        while let Some(effect) = desk.partition.poll_effect(desk.now) {
+            match effect {
+                Effect::Append { offset, .. } => {
+                    in_flight += 1;
+                    done.push(format!("append {offset}"));
+                }
+                Effect::Empty { room } => {
+                    assert_eq!(in_flight, 0);
+                    done.push("empty".into());
+                    desk.partition.on_emptied(room, desk.now);
+                }
+                Effect::Send { batch, .. } => told.extend(batch.items.into_iter().filter_map(|Down { item }| item)),
+                other => panic!("{other:?}"),
+            }
+        }
+        if in_flight == 0 {
+            break;
+        }
+        for _ in 0..in_flight {
+            desk.partition.on_appended(desk.now);
+        }
+    }
+    assert_eq!(done, ["append 1", "append 2", "empty", "append 1", "append 2", "empty", "append 1"]);
+    let epochs: Vec<&str> =
+        told.iter().filter_map(|item| if let down::Item::Message(it) = item { Some(&*it.epoch) } else { None }).collect();
+    assert_eq!(epochs, ["i.1", "i.1", "i.3", "i.3", "i.5"]);
+    assert_eq!(told.iter().filter(|item| matches!(item, down::Item::Erased(_))).count(), 2);
+}
+
+/// A page that the log was asked for in one life must not come as one of the next.
+#[test]
+fn reads_under_way_are_asked_again_in_the_next_life() {
+    let mut desk = Desk::new(Keep::DEFAULT);
+    desk.attach();
+    for _ in 0..20 {
+        desk.publish("");
+    }
+    desk.number += 1;
+    let read = Read { read: 9, room: ROOM.into(), span: Some(read::Span::After(0)), limit: 10 };
+    let items = [up::Item::Read(read), erase(1)];
+    let batch = UpBatch {
+        version: link::VERSION,
+        gateway: Bytes::copy_from_slice(&GATEWAY.0),
+        link: 1,
+        number: desk.number,
+        generation: 0,
+        items: items.into_iter().map(|item| Up { item: Some(item) }).collect(),
+        settled: 0,
+    };
+    desk.partition.on_batch(batch, desk.now);
+    let (mut ticket, mut late) = (None, None);
+    while let Some(effect) = desk.partition.poll_effect(desk.now) {
+        match effect {
+            Effect::Read { ticket: of, .. } if ticket.is_none() => ticket = Some(of),
+            Effect::Empty { room } => {
+                late = Some(desk.log.drain(..).take(10).collect::<Vec<_>>());
+                desk.partition.on_emptied(room, desk.now);
+            }
+            Effect::Send { batch, .. } => desk.heard.extend(batch.items.into_iter().filter_map(|Down { item }| item)),
+            other => panic!("{other:?}"),
+        }
+    }
+    desk.publish("");
+    desk.partition.on_part(ticket.expect("it is not in the ring"), late.expect("emptied"), 1, desk.now);
+    desk.settle();
+    let pages: Vec<_> = desk.heard.iter().filter(|item| matches!(item, down::Item::Page(_))).collect();
+    assert!(pages.is_empty(), "{pages:?}");
+}

@@ -380,7 +380,9 @@ impl Rooms {
             Waiting::Read(read) => {
                 let (conn, reference, room) = match self.reads.remove(&read) {
                     Some(Reading::History { conn, reference, read }) => (conn, reference, RoomName::parse(&read.room).ok()),
-                    Some(Reading::Presence { conn, reference, room }) => (conn, reference, Some(room)),
+                    Some(Reading::Presence { conn, reference, room } | Reading::Erase { conn, reference, room }) => {
+                        (conn, reference, Some(room))
+                    }
                     _ => return,
                 };
                 if self.is_here(conn) {

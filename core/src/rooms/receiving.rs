@@ -4,7 +4,7 @@ use carillon_proto::{
     codes::ErrorCode,
     frame::{Outgoing, ServerFrame},
     ids::{Epoch, MessageId, PartitionId, RoomName},
-    link::{self, Attached, Code, DownBatch, Failed, Message, Page, Published, Who, down, failed, up},
+    link::{self, Attached, Code, DownBatch, Erase, Failed, Message, Page, Published, Who, down, failed, up},
 };
 
 use super::{Conn, Doors, Reading, RoomKey, Rooms, Waits, identity_hash, owner::Heard, retry_later};
@@ -34,6 +34,10 @@ impl Rooms {
                 }
                 down::Item::Counted(counted) => {
                     self.on_counted(&counted, now, doors);
+                    true
+                }
+                down::Item::Erased(erased) => {
+                    self.on_erased(&erased, doors);
                     true
                 }
                 down::Item::UserIn(news) => {
@@ -166,7 +170,7 @@ impl Rooms {
 
     fn on_page(&mut self, page: &Page, now: Now, doors: &mut impl Doors) -> bool {
         match self.take_reading(page.read) {
-            None | Some(Reading::Join { .. } | Reading::Presence { .. }) => {}
+            None | Some(Reading::Join { .. } | Reading::Presence { .. } | Reading::Erase { .. }) => {}
             Some(Reading::CatchUp { conn, .. }) => self.on_replay(conn, page, now, doors),
             Some(Reading::History { conn, reference, .. }) => {
                 if let Some(room) = RoomName::parse(&page.room).ok().filter(|_| self.is_here(conn)) {
@@ -223,6 +227,13 @@ impl Rooms {
                 }
                 _ => {}
             },
+            Some(failed::Of::Erase(erase)) => {
+                if let Some(Reading::Erase { conn, reference, room }) = self.reads.remove(&erase)
+                    && self.is_here(conn)
+                {
+                    failure(doors, conn, failed, reference.as_deref(), Some(&room));
+                }
+            }
             Some(failed::Of::Attach(_)) => {
                 if let Some(key) = self.names.get(failed.room.as_str()).copied() {
                     let room = &self.rooms[key as usize];
@@ -286,6 +297,7 @@ fn again(id: u64, reading: &Reading) -> Option<up::Item> {
     match reading {
         Reading::History { read, .. } => Some(up::Item::Read(read.clone())),
         Reading::Presence { room, .. } => Some(up::Item::Who(Who { who: id, room: room.as_str().to_owned() })),
+        Reading::Erase { room, .. } => Some(up::Item::Erase(Erase { erase: id, room: room.as_str().to_owned() })),
         Reading::CatchUp { .. } | Reading::Join { .. } => None,
     }
 }
@@ -294,6 +306,7 @@ fn room_of(item: &up::Item) -> Option<RoomName> {
     match item {
         up::Item::Read(read) => RoomName::parse(&read.room).ok(),
         up::Item::Who(who) => RoomName::parse(&who.room).ok(),
+        up::Item::Erase(erase) => RoomName::parse(&erase.room).ok(),
         _ => None,
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Front, Reply,
-    reply::{Problem, json},
+    reply::{Problem, empty, json},
 };
 use crate::shard::Shard;
 
@@ -32,6 +32,7 @@ pub(crate) struct Request {
 /// What a request is told.
 enum Answer {
     Json(StatusCode, Vec<u8>),
+    Done,
     Refused(Problem),
 }
 
@@ -63,6 +64,7 @@ fn answer(frame: &ServerFrame<'_>) -> Option<Answer> {
         ServerFrame::Ack { duplicate: true, .. } => json(StatusCode::OK, &|out| frame.write_answer(out)),
         ServerFrame::Ack { .. } => json(StatusCode::CREATED, &|out| frame.write_answer(out)),
         ServerFrame::History { .. } | ServerFrame::Presence { .. } => json(StatusCode::OK, &|out| frame.write_resource(out)),
+        ServerFrame::Erased { .. } => Some(Answer::Done),
         ServerFrame::Error { code, message, retry_after_ms, outcome_unknown, .. } => {
             let problem = Problem::new(code, message.to_owned());
             Some(Answer::Refused(problem.retry_after_ms(retry_after_ms).outcome_unknown(outcome_unknown)))
@@ -75,6 +77,7 @@ impl Answer {
     fn into_reply(self) -> Result<Reply, Problem> {
         match self {
             Self::Json(status, body) => Ok(json(status, body)),
+            Self::Done => Ok(empty(StatusCode::NO_CONTENT)),
             Self::Refused(problem) => Err(problem),
         }
     }

@@ -1,4 +1,4 @@
-//! `/rooms/{room}/…`: publish, history, presence. Each becomes the frame of the native wire that asks for the same.
+//! `/rooms/{room}/…`: publish, history, presence, and the end of a room's history. Each but the last becomes the frame of the native wire that asks for the same.
 
 use std::rc::Rc;
 
@@ -68,6 +68,11 @@ pub(super) async fn history(front: &Rc<Front>, request: &Request<Incoming>, room
 /// `GET /rooms/{room}/presence`.
 pub(super) async fn presence(front: &Rc<Front>, request: &Request<Incoming>, room: &str) -> Result<Reply, Problem> {
     read(front, request, room, |room| Ok(ClientFrame::Presence { room })).await
+}
+
+/// `DELETE /rooms/{room}`: what is stored there is gone for good, with the grant `admin` for this room.
+pub(super) async fn erase(front: &Rc<Front>, request: &Request<Incoming>, room: &str) -> Result<Reply, Problem> {
+    read(front, request, room, |room| Ok(ClientFrame::Erase { room })).await
 }
 
 async fn read(

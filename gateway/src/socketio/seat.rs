@@ -448,7 +448,10 @@ impl Seat {
             ServerFrame::Presence { reference, .. } => self.answer(reference, "presence", frame),
             ServerFrame::Refreshed { reference, .. } => self.answer(reference, "refreshed", frame),
             ServerFrame::Pong { reference } => self.answer(reference, "pong", frame),
-            ServerFrame::Message(_) | ServerFrame::Connected { .. } | ServerFrame::Draining { .. } => {}
+            ServerFrame::Message(_)
+            | ServerFrame::Connected { .. }
+            | ServerFrame::Draining { .. }
+            | ServerFrame::Erased { .. } => {}
         }
         Then::Nothing
     }

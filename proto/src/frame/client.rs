@@ -53,6 +53,11 @@ pub enum ClientFrame<'a> {
         /// Where.
         room: RoomName,
     },
+    /// Delete what is stored. The wire has no such frame: it comes by HTTP only.
+    Erase {
+        /// Which room's.
+        room: RoomName,
+    },
     /// Go on with a newer token.
     Refresh {
         /// The new one.

@@ -130,6 +130,11 @@ pub enum ServerFrame<'a> {
         more: bool,
         epoch: &'a Epoch,
     },
+    /// What a room stored is gone. Answers who asked by HTTP; the wire has no such frame.
+    Erased {
+        room: &'a RoomName,
+        reference: Option<&'a str>,
+    },
     Pong {
         reference: Option<&'a str>,
     },
@@ -266,6 +271,12 @@ impl ServerFrame<'_> {
                 object.out.push(b']');
                 object.flag("more", more);
                 object.text("epoch", epoch.as_str());
+                object.close();
+            }
+            Self::Erased { room, reference } => {
+                let mut object = Object::open(out, part, "erased");
+                object.reference(reference);
+                object.room(room.as_str());
                 object.close();
             }
             Self::Pong { reference } => {
@@ -526,6 +537,7 @@ mod tests {
             ServerFrame::Ack { reference: "1", room: &room, stored: None, ts: 1, duplicate: false },
             ServerFrame::History { room: &room, reference: None, messages: &[message, message], more: true, epoch: &epoch },
             ServerFrame::Pong { reference: None },
+            ServerFrame::Erased { room: &room, reference: Some("1") },
             ServerFrame::Refreshed { reference: None, expires_at: 1 },
             ServerFrame::Error {
                 code: ErrorCode::Unavailable,
