@@ -127,11 +127,15 @@ pub enum Effect {
         room: RoomName,
         /// The oldest offset to keep.
         below: Offset,
+        /// What is above this sequence was not judged here, and stays.
+        through: u64,
     },
     /// Forget all of a room; then tell [`Partition::on_emptied`].
     Empty {
         /// The room.
         room: RoomName,
+        /// What is above this sequence was not judged here, and stays: another owner may have had it acked meanwhile.
+        through: u64,
     },
     /// A gateway has seen more of a room than there is, in the same life of it: the log has lost what it had acked. The
     /// partition must be taken anew, with another incarnation.
@@ -326,7 +330,14 @@ impl Partition {
         asked.sort_by_key(|(ticket, _)| *ticket);
         waiting.splice(..0, asked.into_iter().map(|(_, PendingRead { asker, read, .. })| (asker, up::Item::Read(read))));
         self.rooms.insert(room.clone(), Room::Loading { waiting, kept: Some(Box::new(ready)) });
-        self.effects.push_back(Effect::Empty { room });
+        let through = self.acked();
+        self.effects.push_back(Effect::Empty { room, through });
+    }
+
+    /// The newest sequence that the log has acked to this owner, or had when it was taken: a later owner's marker, and all that
+    /// it appends, is above it.
+    fn acked(&self) -> u64 {
+        self.start.last_sequence - self.in_flight.len() as u64
     }
 
     /// The answer to [`Effect::Head`]: the room's newest record, or that it has none.
@@ -574,7 +585,8 @@ impl Partition {
             self.links.send_to(*gateway, down::Item::Message(message.clone()));
         }
         if room.keep.purges_at(room.head) {
-            self.effects.push_back(Effect::Trim { room: name.clone(), below: room.keep.floor(room.head) });
+            let (below, through) = (room.keep.floor(room.head), self.start.last_sequence - self.in_flight.len() as u64);
+            self.effects.push_back(Effect::Trim { room: name.clone(), below, through });
         }
         let ring_messages = usize::try_from(room.keep.messages).unwrap_or(usize::MAX).min(self.config.ring_messages);
         room.ring.push(message, ring_messages, self.config.ring_bytes);
@@ -638,7 +650,8 @@ impl Partition {
         let first = first.max(newest_old.map_or(0, |offset| offset + 1));
         records.retain(|record| record.offset >= first);
         if let Some(old) = newest_old {
-            self.effects.push_back(Effect::Trim { room: pending.room.clone(), below: old + 1 });
+            let through = self.start.last_sequence - self.in_flight.len() as u64;
+            self.effects.push_back(Effect::Trim { room: pending.room.clone(), below: old + 1, through });
             if read_any && records.is_empty() && is_forward {
                 let limit = pending.read.limit.clamp(1, 1000) as usize;
                 return self.read_log(pending, Some(old), None, limit);

@@ -227,6 +227,21 @@ impl Tenure {
         self.until_ms.load(Ordering::Acquire)
     }
 
+    /// Does something only while the owner may speak. A process that was stopped, or is too slow, does not go on with what it had
+    /// begun: it does once the lease is renewed, if it ever is.
+    pub(crate) async fn while_held<T>(&self, deed: impl Future<Output = T>) -> T {
+        let mut deed = std::pin::pin!(deed);
+        let mut look = interval(LOOK_EVERY);
+        std::future::poll_fn(|cx| {
+            if self.leases.0.clock.now().mono_ms < self.until_ms() {
+                return deed.as_mut().poll(cx);
+            }
+            while look.poll_tick(cx).is_ready() {}
+            std::task::Poll::Pending
+        })
+        .await
+    }
+
     /// How old the lease is.
     pub(crate) fn age_ms(&self) -> u64 {
         match self.until_ms() {

@@ -459,19 +459,20 @@ impl<'f> Driver<'f> {
                     let limit = ReadLimit { records: limit, bytes };
                     self.reads.push(async move { (ticket, log.read(partition, &room, span, limit).await) }.boxed());
                 }
-                Effect::Trim { room, below } => {
-                    self.trims.push(async move { (room.clone(), log.trim(partition, &room, below).await) }.boxed())
+                Effect::Trim { room, below, through } => {
+                    let trim = async move { (room.clone(), log.trim(partition, &room, below, through).await) };
+                    self.trims.push(self.tenure.while_held(trim).boxed())
                 }
-                Effect::Empty { room } => {
+                Effect::Empty { room, through } => {
                     // A trim that is still under way must not meet the room's next life.
                     let mut trims = std::mem::take(&mut self.trims);
                     let emptied = async move {
                         while let Some((room, trimmed)) = trims.next().await {
                             tell_trimmed(partition, &room, trimmed);
                         }
-                        (room.clone(), log.empty(partition, &room).await)
+                        (room.clone(), log.empty(partition, &room, through).await)
                     };
-                    self.empties.push(emptied.boxed());
+                    self.empties.push(self.tenure.while_held(emptied).boxed());
                 }
                 Effect::Send { gateway, mut batch } => {
                     self.hops.on_send(gateway, &mut batch);

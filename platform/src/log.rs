@@ -71,12 +71,20 @@ pub trait Log: Send + Sync + 'static {
 
     /// Takes the room's records below this offset out of every read, from the moment it resolves. The newest record stays
     /// in any case, so that its offset is never given out twice. Asked again, or for less, it does nothing. Disk space
-    /// comes back later.
-    fn trim(&self, partition: PartitionId, room: &RoomName, below: Offset) -> BoxFuture<'_, Result<(), LogError>>;
+    /// comes back later. What is above the sequence `through` stays: an owner that was replaced in the meantime has not
+    /// judged it.
+    fn trim(
+        &self,
+        partition: PartitionId,
+        room: &RoomName,
+        below: Offset,
+        through: Sequence,
+    ) -> BoxFuture<'_, Result<(), LogError>>;
 
     /// Everything of the room is gone for good, so that its next record has offset 1 again. Nothing may be under way in the
-    /// room; resolves once that record may be appended.
-    fn empty(&self, partition: PartitionId, room: &RoomName) -> BoxFuture<'_, Result<(), LogError>>;
+    /// room; resolves once that record may be appended. What is above the sequence `through` stays, whenever it was appended: where
+    /// there is any, somebody else owns the partition, and this fails.
+    fn empty(&self, partition: PartitionId, room: &RoomName, through: Sequence) -> BoxFuture<'_, Result<(), LogError>>;
 }
 
 /// Where a partition stands.

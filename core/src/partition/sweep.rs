@@ -115,7 +115,8 @@ impl Partition {
         let Some(old) = records.iter().rev().find(|record| record.ts < oldest_ts).map(|record| record.offset) else {
             return true;
         };
-        self.effects.push_back(Effect::Trim { room: name.clone(), below: old + 1 });
+        let through = self.acked();
+        self.effects.push_back(Effect::Trim { room: name.clone(), below: old + 1, through });
         if records.last().is_some_and(|last| last.offset == old) {
             self.read_oldest(name, old, RECORDS);
         }

@@ -70,7 +70,7 @@ impl Desk {
                     self.partition.on_part(ticket, found, first, now);
                 }
                 Effect::Trim { below, .. } => self.first = self.first.max(below),
-                Effect::Empty { room } => {
+                Effect::Empty { room, .. } => {
                     self.log.clear();
                     self.first = 1;
                     self.partition.on_emptied(room, now);
@@ -483,7 +483,7 @@ fn deletion_has_its_place_among_publishes() {
                     in_flight += 1;
                     done.push(format!("append {offset}"));
                 }
-                Effect::Empty { room } => {
+                Effect::Empty { room, .. } => {
                     assert_eq!(in_flight, 0);
                     done.push("empty".into());
                     desk.partition.on_emptied(room, desk.now);
@@ -531,7 +531,7 @@ fn reads_under_way_are_asked_again_in_the_next_life() {
     while let Some(effect) = desk.partition.poll_effect(desk.now) {
         match effect {
             Effect::Read { ticket: of, .. } if ticket.is_none() => ticket = Some(of),
-            Effect::Empty { room } => {
+            Effect::Empty { room, .. } => {
                 late = Some(desk.log.drain(..).take(10).collect::<Vec<_>>());
                 desk.partition.on_emptied(room, desk.now);
             }

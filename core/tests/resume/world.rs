@@ -64,6 +64,8 @@ struct Owner {
     firsts: HashMap<String, Offset>,
     appends: VecDeque<Record>,
     reads: VecDeque<Effect>,
+    /// Records that are in the log no more.
+    gone: u64,
 }
 
 #[derive(Default)]
@@ -87,8 +89,14 @@ impl World {
             };
             let start = Start { partition, generation: 1, incarnation: "i".into(), last_sequence: 0, seed: 7 };
             let rules = Partition::new(config, start, []);
-            let owner =
-                Owner { rules, log: Vec::new(), firsts: HashMap::new(), appends: VecDeque::new(), reads: VecDeque::new() };
+            let owner = Owner {
+                rules,
+                log: Vec::new(),
+                firsts: HashMap::new(),
+                appends: VecDeque::new(),
+                reads: VecDeque::new(),
+                gone: 0,
+            };
             (partition, owner)
         });
         let mut rooms = Rooms::new(GatewayId([1; 16]), limits);
@@ -351,12 +359,15 @@ impl World {
             Effect::Append { record, .. } => owner.appends.push_back(Record::decode(record).unwrap()),
             Effect::Head { .. } | Effect::Read { .. } if holds_reads => owner.reads.push_back(effect),
             Effect::Head { .. } | Effect::Read { .. } => owner.answer(effect, now),
-            Effect::Trim { room, below } => {
+            Effect::Trim { room, below, .. } => {
                 let first = owner.firsts.entry(room.to_string()).or_insert(1);
                 *first = below.max(*first);
             }
-            Effect::Empty { room } => {
+            Effect::Empty { room, through } => {
+                assert_eq!(through, owner.log.len() as u64 + owner.gone, "all that was acked, and nothing else, was judged");
+                let before = owner.log.len();
                 owner.log.retain(|record| record.room != room.as_str());
+                owner.gone += (before - owner.log.len()) as u64;
                 owner.firsts.remove(room.as_str());
                 if let Some(life) = self.truth.get_mut(room.as_str()).and_then(|lives| lives.last_mut()) {
                     life.has_ended = true;

@@ -204,14 +204,15 @@ impl Log for EmbeddedLog {
         self.read_store(move |reads| reads.rooms(partition, after, limit)).boxed()
     }
 
-    fn trim(&self, partition: PartitionId, room: &RoomName, below: Offset) -> BoxFuture<'_, Result<(), LogError>> {
+    /// Nobody else appends here, and what waits is taken in order: nothing is above what was judged.
+    fn trim(&self, partition: PartitionId, room: &RoomName, below: Offset, _: Sequence) -> BoxFuture<'_, Result<(), LogError>> {
         let (done, trimmed) = oneshot::channel();
         self.wait_for(Command::Trim { partition, room: room.clone(), below, done }, trimmed)
     }
 
-    fn empty(&self, partition: PartitionId, room: &RoomName) -> BoxFuture<'_, Result<(), LogError>> {
+    fn empty(&self, partition: PartitionId, room: &RoomName, through: Sequence) -> BoxFuture<'_, Result<(), LogError>> {
         let (done, emptied) = oneshot::channel();
-        self.wait_for(Command::Empty { partition, room: room.clone(), done }, emptied)
+        self.wait_for(Command::Empty { partition, room: room.clone(), through, done }, emptied)
     }
 }
 

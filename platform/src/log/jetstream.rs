@@ -221,17 +221,23 @@ impl Log for JetStreamLog {
         std::future::ready(Ok(Vec::new())).boxed()
     }
 
-    fn trim(&self, partition: PartitionId, room: &RoomName, below: Offset) -> BoxFuture<'_, Result<(), LogError>> {
+    fn trim(
+        &self,
+        partition: PartitionId,
+        room: &RoomName,
+        below: Offset,
+        through: Sequence,
+    ) -> BoxFuture<'_, Result<(), LogError>> {
         let room = room.clone();
         let shared = self.shared(partition);
-        async move { shared.while_up(Reads::of(shared).trim(&room, below)).await }.boxed()
+        async move { shared.while_up(Reads::of(shared).trim(&room, below, through)).await }.boxed()
     }
 
-    fn empty(&self, partition: PartitionId, room: &RoomName) -> BoxFuture<'_, Result<(), LogError>> {
+    fn empty(&self, partition: PartitionId, room: &RoomName, through: Sequence) -> BoxFuture<'_, Result<(), LogError>> {
         let room = room.clone();
         let shared = self.shared(partition);
         async move {
-            shared.while_up(Reads::of(shared).purge(&room)).await?;
+            shared.while_up(Reads::of(shared).empty(&room, through)).await?;
             shared.rooms.lock().replace(&room, Default::default());
             Ok(())
         }

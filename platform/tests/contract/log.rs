@@ -36,6 +36,7 @@ macro_rules! log_contract {
             trim_keeps_the_newest,
             trim_survives_reopening,
             emptied_room_starts_anew,
+            emptying_spares_what_was_not_judged,
             recent_is_in_order,
             reopening_loses_nothing,
             rooms_are_named_or_forgotten_by_the_log,
@@ -168,7 +169,7 @@ pub(crate) async fn empty_room_reads_empty<W: World>(make: impl AsyncFn() -> W) 
     for span in [ReadSpan::After(0), ReadSpan::After(7), ReadSpan::Before(Offset::MAX), ReadSpan::Before(0)] {
         assert_eq!(read(&log, &empty, span, ALL).await, Part { records: vec![], first: 0 });
     }
-    assert_eq!(log.trim(P, &empty, 5).await, Ok(()));
+    assert_eq!(log.trim(P, &empty, 5, Sequence::MAX).await, Ok(()));
     append(&log, &empty, 1, last + 2).await;
     assert_eq!(told(&read(&log, &empty, ReadSpan::After(0), ALL).await), (offsets(&empty, [1]), 1));
 }
@@ -292,7 +293,7 @@ pub(crate) async fn prefixes_stay_apart<W: World>(make: impl AsyncFn() -> W) {
         assert_eq!(told(&read(&log, room, ReadSpan::After(0), ALL).await), (all.clone(), 1));
         assert_eq!(told(&read(&log, room, ReadSpan::Before(Offset::MAX), ALL).await), (all, 1));
     }
-    assert_eq!(log.trim(P, &rooms[5], 6).await, Ok(()));
+    assert_eq!(log.trim(P, &rooms[5], 6, Sequence::MAX).await, Ok(()));
     assert_eq!(read(&log, &rooms[0], ReadSpan::After(0), ALL).await.first, 1);
 }
 
@@ -304,7 +305,7 @@ pub(crate) async fn trim_moves_the_first<W: World>(make: impl AsyncFn() -> W) {
     fill(&log, &a, last, 20).await;
     append(&log, &b, 1, last + 21).await;
     for below in [8, 8, 3, 0] {
-        assert_eq!(log.trim(P, &a, below).await, Ok(()));
+        assert_eq!(log.trim(P, &a, below, Sequence::MAX).await, Ok(()));
         assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, 8..=20), 8));
         assert_eq!(told(&read(&log, &a, ReadSpan::Before(10), ALL).await), (offsets(&a, 8..=9), 8));
         assert_eq!(told(&read(&log, &a, ReadSpan::Before(8), ALL).await), (vec![], 8));
@@ -312,7 +313,7 @@ pub(crate) async fn trim_moves_the_first<W: World>(make: impl AsyncFn() -> W) {
     assert_eq!(read(&log, &b, ReadSpan::After(0), ALL).await.first, 1);
     append(&log, &a, 21, last + 22).await;
     // Two at once: the higher one holds, whichever is the last.
-    let both = tokio::join!(log.trim(P, &a, 15), log.trim(P, &a, 12));
+    let both = tokio::join!(log.trim(P, &a, 15, Sequence::MAX), log.trim(P, &a, 12, Sequence::MAX));
     assert_eq!(both, (Ok(()), Ok(())));
     assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, 15..=21), 15));
 }
@@ -323,7 +324,7 @@ pub(crate) async fn trim_keeps_the_newest<W: World>(make: impl AsyncFn() -> W) {
     let last = open(&log).await;
     let a = room("a");
     fill(&log, &a, last, 5).await;
-    assert_eq!(log.trim(P, &a, Offset::MAX).await, Ok(()));
+    assert_eq!(log.trim(P, &a, Offset::MAX, Sequence::MAX).await, Ok(()));
     assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, [5]), 5));
     let ack = log.append(P, entry(&a, 1, last + 6, "again")).await;
     assert_eq!(ack, Err(AppendError::Fenced { expected: last + 6, last: last + 5 }));
@@ -338,8 +339,8 @@ pub(crate) async fn emptied_room_starts_anew<W: World>(make: impl AsyncFn() -> W
     let (a, b) = (room("a"), room("ab"));
     fill(&log, &a, last, 20).await;
     append(&log, &b, 1, last + 21).await;
-    assert_eq!(log.trim(P, &a, 8).await, Ok(()));
-    assert_eq!(log.empty(P, &a).await, Ok(()));
+    assert_eq!(log.trim(P, &a, 8, Sequence::MAX).await, Ok(()));
+    assert_eq!(log.empty(P, &a, last + 21).await, Ok(()));
     assert_eq!(log.head(P, &a).await, Ok(None));
     assert_eq!(read(&log, &a, ReadSpan::After(0), ALL).await.first, 0);
     append(&log, &a, 1, last + 22).await;
@@ -352,17 +353,30 @@ pub(crate) async fn emptied_room_starts_anew<W: World>(make: impl AsyncFn() -> W
     assert_eq!(recent.len(), 3, "what was emptied is not remembered, what came after it is once");
 }
 
+pub(crate) async fn emptying_spares_what_was_not_judged<W: World>(make: impl AsyncFn() -> W) {
+    let world = make().await;
+    let log = world.open().await;
+    let last = open(&log).await;
+    let a = room("a");
+    fill(&log, &a, last, 3).await;
+    assert!(log.empty(P, &a, last + 2).await.is_err());
+    assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, 1..=3), 1));
+    append(&log, &a, 4, last + 4).await;
+    assert_eq!(log.empty(P, &a, last + 4).await, Ok(()));
+    assert_eq!(log.head(P, &a).await, Ok(None));
+}
+
 pub(crate) async fn trim_survives_reopening<W: World>(make: impl AsyncFn() -> W) {
     let world = make().await;
     let log = world.open().await;
     let last = open(&log).await;
     let a = room("a");
     fill(&log, &a, last, 20).await;
-    assert_eq!(log.trim(P, &a, 15).await, Ok(()));
+    assert_eq!(log.trim(P, &a, 15, Sequence::MAX).await, Ok(()));
     drop(log);
     let log = world.open().await;
     assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, 15..=20), 15));
-    assert_eq!(log.trim(P, &a, 18).await, Ok(()));
+    assert_eq!(log.trim(P, &a, 18, Sequence::MAX).await, Ok(()));
     assert_eq!(told(&read(&log, &a, ReadSpan::After(0), ALL).await), (offsets(&a, 18..=20), 18));
 }
 
@@ -393,7 +407,7 @@ pub(crate) async fn rooms_are_named_or_forgotten_by_the_log<W: World>(make: impl
         append(&log, room, 1, last + n).await;
     }
     append(&log, &rooms[0], 2, last + 6).await;
-    log.empty(P, &rooms[3]).await.expect("possible");
+    log.empty(P, &rooms[3], last + 6).await.expect("possible");
     let first = log.rooms(P, None, 2).await.expect("readable");
     if first.is_empty() {
         return;

@@ -67,6 +67,38 @@ async fn zombie_stores_nothing() {
     assert!(matches!(ack, Err(AppendError::Fenced { .. })), "{ack:?}");
 }
 
+/// A purge takes no part in the chain of appends: what it may take is bounded by its sequence alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zombie_purges_nothing_of_the_next_owner() {
+    let server = NatsServer::start();
+    let (zombie, owner) = (server.log().await, server.log().await);
+    let room = RoomName::parse("a").unwrap();
+    let last = zombie.open(P).await.unwrap().last;
+    for n in 1..=4 {
+        assert_eq!(zombie.append(P, entry(&room, n, last + n, "old")).await, Ok(last + n));
+    }
+    let marker = owner.open(P).await.unwrap().last;
+    assert_eq!(owner.empty(P, &room, marker).await, Ok(()));
+    for n in 1..=3 {
+        assert_eq!(owner.append(P, entry(&room, n, marker + n, "new")).await, Ok(marker + n));
+    }
+    // The zombie found the room too old before it was stopped, and wants to empty it, or to trim it, only now.
+    assert!(zombie.empty(P, &room, last + 4).await.is_err());
+    assert_eq!(zombie.trim(P, &room, 4, last + 4).await, Ok(()));
+    let part = owner.read(P, &room, ReadSpan::After(0), ALL).await.unwrap();
+    assert_eq!((part.first, part.records.len()), (1, 3));
+
+    // A purge that was on its way since before the owner came.
+    let b = RoomName::parse("b").unwrap();
+    assert_eq!(owner.append(P, entry(&b, 1, marker + 4, "new")).await, Ok(marker + 4));
+    let client = async_nats::connect(format!("nats://127.0.0.1:{}", server.port())).await.unwrap();
+    let stream = async_nats::jetstream::new(client).get_stream(format!("LOG_{P}")).await.unwrap();
+    let subject = format!("log.{P}.r.b");
+    stream.purge().filter(subject).sequence(last + 5).await.unwrap();
+    assert!(owner.head(P, &b).await.unwrap().is_some());
+    assert_eq!(owner.append(P, entry(&room, 4, marker + 5, "new")).await, Ok(marker + 5));
+}
+
 /// A sequence that fits by chance is no permission: none fits, since a marker is taller than a pipeline is long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_record_breaks_the_pipeline() {

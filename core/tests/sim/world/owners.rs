@@ -262,7 +262,7 @@ impl World {
                 let write = Happening::Write { replica, partition, tag, sequence, record };
                 self.in_order((2, replica, tag, 0), wait_ms, write);
             }
-            Effect::Trim { room, below } => self.logs.get_mut(&partition).unwrap().trim(room.as_str(), below),
+            Effect::Trim { room, below, .. } => self.logs.get_mut(&partition).unwrap().trim(room.as_str(), below),
             Effect::Empty { .. } => unreachable!("nothing is old enough in this world"),
             Effect::TailLost => {
                 assert!(self.faults.lose_tail > 0, "this log loses nothing, yet a gateway has seen more than there is");

@@ -45,7 +45,7 @@ const MAX_CLEARINGS: usize = 1_024;
 pub(super) enum Command {
     Append { partition: PartitionId, append: Append, ack: oneshot::Sender<Result<Sequence, AppendError>> },
     Trim { partition: PartitionId, room: RoomName, below: Offset, done: oneshot::Sender<Result<(), LogError>> },
-    Empty { partition: PartitionId, room: RoomName, done: oneshot::Sender<Result<(), LogError>> },
+    Empty { partition: PartitionId, room: RoomName, through: Sequence, done: oneshot::Sender<Result<(), LogError>> },
     Write(Write),
 }
 
@@ -181,9 +181,8 @@ impl Writer {
                     Answer::Append(ack, self.append(&mut batch, partition, append, now)?)
                 }
                 Command::Trim { partition, room, below, done } => Answer::Trim(done, self.trim(partition, room, below)?),
-                Command::Empty { partition, room, done } => {
-                    self.empty(&mut batch, partition, room)?;
-                    Answer::Trim(done, Ok(()))
+                Command::Empty { partition, room, through, done } => {
+                    Answer::Trim(done, self.empty(&mut batch, partition, room, through)?)
                 }
             });
         }
@@ -260,8 +259,21 @@ impl Writer {
     }
 
     /// Removes all that is left of a room, its floor included. Nobody appends to it in the same group: they wait for this.
-    fn empty(&mut self, batch: &mut OwnedWriteBatch, partition: PartitionId, room: RoomName) -> fjall::Result<()> {
+    fn empty(
+        &mut self,
+        batch: &mut OwnedWriteBatch,
+        partition: PartitionId,
+        room: RoomName,
+        through: Sequence,
+    ) -> fjall::Result<Result<(), LogError>> {
         let head = *self.head(partition, &room)?;
+        let reads = Reads::of(&self.store);
+        // One that grows in this very group has a head that can't be read yet.
+        let is_judged = reads.head_offset(partition, &room)? == head
+            && reads.head(partition, &room)?.is_none_or(|newest| newest.sequence <= through);
+        if !is_judged {
+            return Ok(Err(LogError::Unavailable(format!("{room} has grown since it was judged"))));
+        }
         let cleared = match self.clearings.remove(&(partition, room.clone())) {
             Some(clearing) => clearing.floor.cleared,
             None => Reads::of(&self.store).floor(partition, &room)?.cleared,
@@ -271,7 +283,7 @@ impl Writer {
         }
         batch.remove(&self.store.floors, layout::floor_key(partition, &room));
         *self.head(partition, &room)? = 0;
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Removes some records below the floors of earlier groups.

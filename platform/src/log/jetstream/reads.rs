@@ -98,8 +98,8 @@ impl<'s> Reads<'s> {
         Ok(crawl.found.get(&offset).map(|stored| stored.sequence))
     }
 
-    /// Drops what is below an offset, except for the newest record.
-    pub(super) async fn trim(&self, room: &RoomName, below: Offset) -> Result<(), LogError> {
+    /// Drops what is below an offset, except for the newest record and for what is above a sequence.
+    pub(super) async fn trim(&self, room: &RoomName, below: Offset, through: Sequence) -> Result<(), LogError> {
         let (head, first) = futures_util::try_join!(self.head(room), self.first(room))?;
         let (Some(head), Some(first)) = (head, first) else { return Ok(()) };
         let below = below.min(head.offset);
@@ -107,14 +107,24 @@ impl<'s> Reads<'s> {
             return Ok(());
         }
         let Some(sequence) = self.sequence_of(room, &head, first.offset, below).await? else { return Ok(()) };
-        let purge = self.stream.purge().filter(subject::room(self.shared.partition, room)).sequence(sequence);
-        purge.await.map_err(unavailable)?;
-        Ok(())
+        self.purge(room, sequence.min(through.saturating_add(1))).await
     }
 
-    /// Drops all of a room.
-    pub(super) async fn purge(&self, room: &RoomName) -> Result<(), LogError> {
-        self.stream.purge().filter(subject::room(self.shared.partition, room)).await.map_err(unavailable)?;
+    /// Drops all of a room, if none of it is above a sequence.
+    pub(super) async fn empty(&self, room: &RoomName, through: Sequence) -> Result<(), LogError> {
+        match self.head(room).await? {
+            None => Ok(()),
+            Some(head) if head.stored.sequence > through => Err(grown(room)),
+            // What comes in from here on is spared all the same.
+            Some(_) => self.purge(room, through.saturating_add(1)).await,
+        }
+    }
+
+    /// Drops what a room has below a sequence. The stream takes the purge in order with what is appended, some time after it was
+    /// asked, even if whoever asked is gone: so the sequence says what is meant, and not the moment.
+    async fn purge(&self, room: &RoomName, below: Sequence) -> Result<(), LogError> {
+        let purge = self.stream.purge().filter(subject::room(self.shared.partition, room)).sequence(below);
+        purge.await.map_err(unavailable)?;
         Ok(())
     }
 
@@ -168,6 +178,10 @@ impl<'s> Reads<'s> {
         Found::parse(message)
             .ok_or_else(|| LogError::Broken(format!("message {sequence} of {stream} is no record: who wrote it?")))
     }
+}
+
+fn grown(room: &RoomName) -> LogError {
+    unavailable(format!("{room} has grown since it was judged: another process owns its partition"))
 }
 
 fn unavailable(error: impl ToString) -> LogError {
