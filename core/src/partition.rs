@@ -13,6 +13,7 @@ mod presence;
 mod repeats;
 mod retention;
 mod ring;
+mod rings;
 mod sweep;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -21,8 +22,8 @@ use bytes::Bytes;
 use carillon_proto::{
     ids::{Epoch, GatewayId, MessageId, Offset, PartitionId, RoomName},
     link::{
-        self, Attach, Attached, Came, Code, Counted, DownBatch, Erase, Failed, Message, Page, Publish, Published, Read, Up,
-        UpBatch, UserIn, UserOut, Watch, Went, Who, down, failed, read, up,
+        self, Attach, Attached, Came, Code, Counted, DownBatch, Erase, Failed, Message, Page, Present, Publish, Published, Read,
+        Up, UpBatch, UserIn, UserOut, Watch, Went, Who, down, failed, read, up,
     },
     log::{self, Record},
 };
@@ -34,6 +35,7 @@ use presence::{Change, Presence};
 use repeats::{Known, Outcome, Repeats};
 pub use retention::{Keep, Retention};
 use ring::Ring;
+use rings::Rings;
 pub use sweep::ROOMS as SWEPT_AT_ONCE;
 use sweep::Sweep;
 
@@ -48,6 +50,10 @@ pub struct Config {
     pub ring_messages: usize,
     /// Bytes per room that are kept at hand.
     pub ring_bytes: usize,
+    /// Bytes of all rooms together that are kept at hand; the rooms that were used least lately give way.
+    pub rings_bytes: usize,
+    /// Reads of the log under way; what comes beyond waits. Each brings up to a page (256 KiB).
+    pub reads: usize,
     /// How long an idempotency key is known, at least two minutes.
     pub key_window_ms: u64,
     /// How much of each room is kept; the first match counts.
@@ -63,6 +69,8 @@ impl Default for Config {
             window_bytes: 4 * 1024 * 1024,
             ring_messages: 128,
             ring_bytes: 256 * 1024,
+            rings_bytes: 16 * 1024 * 1024,
+            reads: 64,
             key_window_ms: 150_000,
             retention: Vec::new(),
             idle_room_ms: 60_000,
@@ -162,7 +170,10 @@ pub struct Partition {
     in_flight_bytes: usize,
     /// Rooms whose head could not be read, to be asked again at the next tick.
     head_retries: Vec<RoomName>,
+    rings: Rings,
     reads: HashMap<u64, PendingRead>,
+    /// Reads that wait for others to end, in order.
+    waiting_reads: VecDeque<WaitingRead>,
     next_ticket: u64,
     /// Counts ids, so that two of one millisecond differ.
     ids: u128,
@@ -207,6 +218,8 @@ struct ReadyRoom {
     /// `ts` never goes back within a room, whatever the clock does.
     ts: u64,
     ring: Ring,
+    /// See [`Rings`].
+    ring_turn: u64,
     routes: Vec<GatewayId>,
     presence: Presence,
     /// Its history is to go once nothing is under way in it; what came meanwhile waits in order.
@@ -240,6 +253,17 @@ struct PendingRead {
     room: RoomName,
 }
 
+#[derive(Debug)]
+struct WaitingRead {
+    pending: PendingRead,
+    after: Option<Offset>,
+    before: Option<Offset>,
+    limit: usize,
+}
+
+/// Reads that wait at most; beyond it the answer is `unavailable`. A few hundred bytes each.
+const MAX_WAITING_READS: usize = 4_096;
+
 impl Partition {
     /// A partition that was just taken, with the records of the log's recent past, oldest first.
     pub fn new(config: Config, start: Start, recent: impl IntoIterator<Item = Record>) -> Self {
@@ -256,7 +280,9 @@ impl Partition {
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             head_retries: Vec::new(),
+            rings: Rings::default(),
             reads: HashMap::new(),
+            waiting_reads: VecDeque::new(),
             next_ticket: 0,
             ids: 0,
             later: BTreeMap::new(),
@@ -328,7 +354,13 @@ impl Partition {
         self.forget_swept(&room);
         let mut asked: Vec<(u64, PendingRead)> = self.reads.extract_if(|_, read| read.room == room).collect();
         asked.sort_by_key(|(ticket, _)| *ticket);
-        waiting.splice(..0, asked.into_iter().map(|(_, PendingRead { asker, read, .. })| (asker, up::Item::Read(read))));
+        let ended = asked.len();
+        let all = std::mem::take(&mut self.waiting_reads).into_iter();
+        let (of_this, of_others): (VecDeque<_>, VecDeque<_>) = all.partition(|read| read.pending.room == room);
+        self.waiting_reads = of_others;
+        let asked = asked.into_iter().map(|(_, read)| read).chain(of_this.into_iter().map(|read| read.pending));
+        waiting.splice(..0, asked.map(|PendingRead { asker, read, .. }| (asker, up::Item::Read(read))));
+        (0..ended).for_each(|_| self.read_next());
         self.rooms.insert(room.clone(), Room::Loading { waiting, kept: Some(Box::new(ready)) });
         let through = self.acked();
         self.effects.push_back(Effect::Empty { room, through });
@@ -351,6 +383,7 @@ impl Partition {
             keep: Keep::of(&self.config.retention, &room),
             ts,
             ring: Ring::default(),
+            ring_turn: 0,
             routes: Vec::new(),
             presence: Presence::default(),
             erasing: None,
@@ -369,8 +402,9 @@ impl Partition {
     /// The answer to [`Effect::Empty`].
     pub fn on_emptied(&mut self, room: RoomName, now: Now) {
         let Some(Room::Loading { kept, .. }) = self.rooms.get_mut(&room) else { return };
-        let Some(kept) = kept.take() else { return };
-        let ready = ReadyRoom { head: 0, assigned: 0, epoch: Epoch::none(), ring: Ring::default(), ..*kept };
+        let Some(mut kept) = kept.take() else { return };
+        self.drop_ring(&mut kept);
+        let ready = ReadyRoom { head: 0, assigned: 0, epoch: Epoch::none(), ..*kept };
         for gateway in &ready.routes {
             // What it knows of the room is history: the next message has offset 1.
             self.links.send_to(*gateway, down::Item::Attached(Attached { room: room.to_string(), ..Attached::default() }));
@@ -441,8 +475,8 @@ impl Partition {
         if attach.since.is_some_and(|since| since > room.head) && attach.epoch == room.epoch.as_str() && !room.epoch.is_none() {
             return self.effects.push_back(Effect::TailLost);
         }
-        // The gateway knew the room before: others that did may not be back yet.
-        if attach.since.is_some() && room.presence.quiet_until_ms <= now.mono_ms {
+        // The gateway knew the room before this owner knew the gateway: others that did may not be back yet.
+        if attach.since.is_some() && !self.links.is_return(asker.gateway) && room.presence.quiet_until_ms <= now.mono_ms {
             room.presence.quiet_until_ms = now.mono_ms + presence::QUIET_MS;
             look_later(&mut self.later, room.presence.quiet_until_ms, &name, None);
         }
@@ -460,6 +494,7 @@ impl Partition {
             newest: room.head,
         };
         let missed: Vec<Message> = missed.into_iter().flatten().cloned().collect();
+        self.on_ring_used(&name);
         self.links.send(asker, down::Item::Attached(attached));
         for message in missed {
             self.links.send(asker, down::Item::Message(message));
@@ -588,17 +623,18 @@ impl Partition {
             let (below, through) = (room.keep.floor(room.head), self.start.last_sequence - self.in_flight.len() as u64);
             self.effects.push_back(Effect::Trim { room: name.clone(), below, through });
         }
-        let ring_messages = usize::try_from(room.keep.messages).unwrap_or(usize::MAX).min(self.config.ring_messages);
-        room.ring.push(message, ring_messages, self.config.ring_bytes);
         if room.routes.is_empty() {
             self.idle.push_back((now.mono_ms, name.clone()));
         }
+        self.keep_at_hand(&name, message);
         self.erase_if_still(&name);
     }
 
     fn on_read(&mut self, asker: Asker, name: RoomName, read: Read, now: Now) {
+        let oldest_ts = ready(&mut self.rooms, &name).keep.oldest_ts(now.unix_ms);
+        self.forget_older(&name, oldest_ts);
+        self.on_ring_used(&name);
         let room = ready(&mut self.rooms, &name);
-        room.ring.forget_older(room.keep.oldest_ts(now.unix_ms));
         let floor = room.keep.floor(room.head);
         let limit = read.limit.clamp(1, 1000) as usize;
         let (after, before) = match read.span {
@@ -624,10 +660,32 @@ impl Partition {
     }
 
     fn read_log(&mut self, pending: PendingRead, after: Option<Offset>, before: Option<Offset>, limit: usize) {
+        if self.reads.len() >= self.config.reads {
+            if self.waiting_reads.len() < MAX_WAITING_READS {
+                return self.waiting_reads.push_back(WaitingRead { pending, after, before, limit });
+            }
+            let PendingRead { asker, read, room } = pending;
+            return self.fail(asker, &room, Code::Unavailable, failed::Of::Read(read.read));
+        }
         self.next_ticket += 1;
         let (ticket, room) = (self.next_ticket, pending.room.clone());
         self.effects.push_back(Effect::Read { ticket, room, after, before, limit, bytes: PAGE_BYTES });
         self.reads.insert(ticket, pending);
+    }
+
+    fn take_read(&mut self, ticket: u64) -> Option<PendingRead> {
+        let ended = self.reads.remove(&ticket)?;
+        self.read_next();
+        Some(ended)
+    }
+
+    /// A read has ended: the next one begins whose asker is still there.
+    fn read_next(&mut self) {
+        while let Some(WaitingRead { pending, after, before, limit }) = self.waiting_reads.pop_front() {
+            if self.links.stands(pending.asker.gateway, pending.asker.link) {
+                return self.read_log(pending, after, before, limit);
+            }
+        }
     }
 
     /// The answer to [`Effect::Read`]: records, oldest first, and the oldest offset that the log still has (0: none).
@@ -635,7 +693,7 @@ impl Partition {
         if self.on_swept(ticket, &records, now) {
             return;
         }
-        let Some(pending) = self.reads.remove(&ticket) else { return };
+        let Some(pending) = self.take_read(ticket) else { return };
         let Some(room) = self.rooms.get_mut(&pending.room).and_then(Room::known) else { return };
         // The log may have acked more than this owner has told yet: that comes as deliveries, in its order.
         records.retain(|record| record.offset <= room.head);
@@ -672,7 +730,7 @@ impl Partition {
         if self.on_sweep_failed(ticket) {
             return;
         }
-        if let Some(PendingRead { asker, read, room }) = self.reads.remove(&ticket) {
+        if let Some(PendingRead { asker, read, room }) = self.take_read(ticket) {
             self.fail(asker, &room, Code::Unavailable, failed::Of::Read(read.read));
         }
     }
@@ -738,9 +796,15 @@ impl Partition {
 
     fn on_who(&mut self, asker: Asker, name: &RoomName, who: &Who, now: Now) {
         let room = ready(&mut self.rooms, name);
-        // Whoever asks for the truth is told once it is known: at the end of the quiet.
-        if who.who == 0 && room.presence.quiet_until_ms > now.mono_ms {
-            return;
+        // Whoever asks is told the truth, once it is known: at the end of the quiet. Those that watch are told then anyhow.
+        if room.presence.quiet_until_ms > now.mono_ms {
+            if who.who == 0 {
+                return;
+            }
+            if room.presence.asking.len() < presence::MAX_ASKING {
+                return room.presence.asking.push((asker, who.who));
+            }
+            return self.fail(asker, name, Code::Unavailable, failed::Of::Who(who.who));
         }
         let present = room.presence.present(who.who, name.as_str());
         self.links.send(asker, down::Item::Present(present));
@@ -752,10 +816,14 @@ impl Partition {
         match user {
             Some(user) if room.presence.is_over(user, now.mono_ms) => self.user_is_out(name, user, now),
             Some(_) => {}
+            None if room.presence.quiet_until_ms > now.mono_ms => {}
             None => {
                 let present = room.presence.present(0, name.as_str());
                 for watcher in &room.presence.watchers {
                     self.links.send_to(*watcher, down::Item::Present(present.clone()));
+                }
+                for (asker, who) in std::mem::take(&mut room.presence.asking) {
+                    self.links.send(asker, down::Item::Present(Present { who, ..present.clone() }));
                 }
             }
         }
@@ -787,10 +855,13 @@ impl Partition {
             if let Some(Room::Ready(room)) = self.rooms.get(&name)
                 && room.routes.is_empty()
                 && room.presence.is_empty()
+                && room.presence.asking.is_empty()
                 && room.assigned == room.head
                 && !self.reads.values().any(|read| read.room == name)
+                && !self.waiting_reads.iter().any(|read| read.pending.room == name)
+                && let Some(Room::Ready(mut room)) = self.rooms.remove(&name)
             {
-                self.rooms.remove(&name);
+                self.drop_ring(&mut room);
             }
         }
     }

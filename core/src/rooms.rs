@@ -13,6 +13,7 @@
 //! repaired twice.
 
 mod erasing;
+mod history;
 mod joining;
 mod owner;
 mod presence;
@@ -24,7 +25,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use carillon_proto::{
     codes::{Close, ErrorCode},
-    frame::{EpochClaim, JoinOptions, Outgoing, Presence, ServerFrame, Span},
+    frame::{EpochClaim, JoinOptions, Outgoing, Presence, ServerFrame},
     ids::{Epoch, GatewayId, Offset, PARTITIONS, PartitionId, RoomName, UserId, fnv1a32},
     link::{Attach, Detach, Publish, Read, UpBatch, read, up},
 };
@@ -33,8 +34,9 @@ use smallvec::SmallVec;
 
 use crate::{
     Now,
-    grants::{MayJoin, MayPublish, MayRead},
+    grants::{MayJoin, MayPublish},
 };
+use history::{Histories, History};
 use owner::{Owner, Pending};
 use presence::Known;
 use turns::Turns;
@@ -99,13 +101,15 @@ pub struct RoomLimits {
     /// While members wait because outboxes are full, whoever has taken nothing out of its own for so long is closed as too
     /// slow: it holds the room that they need.
     pub replay_stall_ms: u64,
+    /// Answers to `history` that are gathered from several pages may hold so many bytes together; but one always goes on.
+    pub history_bytes: usize,
     /// How long a publish is repeated before its outcome is called unknown.
     pub publish_timeout_ms: u64,
     /// How long a join or a read may wait for the owner.
     pub request_timeout_ms: u64,
     /// Publishes per partition that wait for their answer.
     pub pending_publishes: usize,
-    /// Bytes of payload per partition that wait for their answer.
+    /// Bytes per partition, of payloads and of `ref`s, that wait for their answer.
     pub pending_bytes: usize,
 }
 
@@ -119,6 +123,7 @@ impl Default for RoomLimits {
             replay_total_bytes: 512 * 1024 * 1024,
             replay_pages: 16,
             replay_stall_ms: 5_000,
+            history_bytes: 64 * 1024 * 1024,
             publish_timeout_ms: 15_000,
             request_timeout_ms: 10_000,
             pending_publishes: 8192,
@@ -176,6 +181,7 @@ pub struct Rooms {
     conns: Slab<Memberships>,
     owners: [Owner; PARTITIONS as usize],
     reads: HashMap<u64, Reading>,
+    histories: Histories,
     catch_ups: HashMap<(RoomKey, u32), CatchUp>,
     /// Which of them may read now.
     turns: Turns,
@@ -280,7 +286,7 @@ type Reason = Option<&'static str>;
 enum Reading {
     CatchUp { conn: Conn, partition: PartitionId },
     Join { conn: Conn },
-    History { conn: Conn, reference: Option<Box<str>>, read: Read },
+    History(Box<History>),
     Presence { conn: Conn, reference: Option<Box<str>>, room: RoomName },
     Erase { conn: Conn, reference: Option<Box<str>>, room: RoomName },
 }
@@ -319,6 +325,7 @@ impl Rooms {
             conns: Slab::new(),
             owners: std::array::from_fn(|_| Owner::default()),
             reads: HashMap::new(),
+            histories: Histories::default(),
             catch_ups: HashMap::new(),
             turns: Turns::default(),
             next_read: 0,
@@ -361,6 +368,7 @@ impl Rooms {
             return;
         }
         let memberships = self.conns.remove(conn.index as usize);
+        self.forget_histories(conn);
         for joined in memberships.joined {
             self.remove_member(conn, &memberships.user, joined, false, now);
         }
@@ -415,7 +423,7 @@ impl Rooms {
         let room = permit.room();
         let owner = &mut self.owners[room.partition().index()];
         if owner.pending.len() >= self.limits.pending_publishes
-            || owner.pending_bytes + said.payload.len() > self.limits.pending_bytes
+            || owner.pending_bytes + said.payload.len() + said.reference.map_or(0, str::len) > self.limits.pending_bytes
         {
             let message = "too many messages are under way";
             retry_later(doors, conn, message, said.reference, Some(room), 1000);
@@ -437,34 +445,23 @@ impl Rooms {
         self.counts.publishes += 1;
         // An ephemeral message that nobody waits for leaves nothing behind.
         if !said.ephemeral || said.reference.is_some() {
-            owner.pending_bytes += publish.payload.len();
-            owner.pending.push_back(Pending {
+            let pending = Pending {
                 publish: publish.clone(),
                 conn,
                 reference: said.reference.map(Box::from),
                 room: room.clone(),
                 deadline_ms: now.mono_ms + self.limits.publish_timeout_ms,
-            });
+            };
+            owner.pending_bytes += pending.bytes();
+            owner.pending.push_back(pending);
         }
         owner.queue(up::Item::Publish(publish), now.mono_ms);
         Some(self.next_publish)
     }
 
-    /// A client wants to read what is stored.
-    pub fn history(&mut self, conn: Conn, permit: &MayRead, span: Span, limit: u32, reference: Option<&str>, now: Now) {
-        let span = match span {
-            Span::After(offset) => read::Span::After(offset),
-            Span::Before(offset) => read::Span::Before(offset),
-            Span::Newest => read::Span::Before(u64::MAX),
-        };
-        let read = self.new_read(permit.room(), span, limit);
-        self.wait(self.deadline_ms(now), Waiting::Read(read.read));
-        self.owner(permit.room()).queue(up::Item::Read(read.clone()), now.mono_ms);
-        self.reads.insert(read.read, Reading::History { conn, reference: reference.map(Box::from), read });
-    }
-
     /// A connection's outbox has room again.
     pub fn on_drained(&mut self, conn: Conn, now: Now) {
+        self.ask_next(conn, 0, now);
         let Some(memberships) = self.conns.get(conn.index as usize).filter(|it| it.life == conn.life) else { return };
         if self.catch_ups.is_empty() {
             return;

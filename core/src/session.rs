@@ -232,17 +232,22 @@ impl Session {
     }
 
     fn on_bad<'a>(&mut self, bad: BadFrame, now_ms: u64) -> Act<'a> {
+        // The frame is well, and a name is what a person typed.
+        if bad.code != ErrorCode::RoomInvalid && self.is_tenth_bad(now_ms) {
+            return Act::Close(Close::ProtocolError);
+        }
+        let BadFrame { code, message, reference } = bad;
+        Act::Refuse(Refusal { code, message, reference, room: None, retry_after_ms: None })
+    }
+
+    fn is_tenth_bad(&mut self, now_ms: u64) -> bool {
         let now = now_ms as u32;
         let seen = self.bad.get_or_insert_default();
         seen.at_ms[seen.count % BAD_FRAMES] = now;
         seen.count += 1;
         // The place that the next one will take holds the oldest of the last ten.
         let tenth_last = seen.at_ms[seen.count % BAD_FRAMES];
-        if seen.count >= BAD_FRAMES && now.wrapping_sub(tenth_last) < BAD_WINDOW_MS {
-            return Act::Close(Close::ProtocolError);
-        }
-        let BadFrame { code, message, reference } = bad;
-        Act::Refuse(Refusal { code, message, reference, room: None, retry_after_ms: None })
+        seen.count >= BAD_FRAMES && now.wrapping_sub(tenth_last) < BAD_WINDOW_MS
     }
 }
 
@@ -314,6 +319,18 @@ mod tests {
             assert_eq!(code(&mut ada, "nonsense", 5), "bad_request");
         }
         assert_eq!(code(&mut ada, "nonsense", 10_004), "4002");
+    }
+
+    #[test]
+    fn wrong_names_never_close() {
+        let mut ada = session();
+        for _ in 0..50 {
+            assert_eq!(code(&mut ada, r#"{"type":"join","room":" "}"#, 5), "room_invalid");
+        }
+        for _ in 0..9 {
+            assert_eq!(code(&mut ada, r#"{"type":"nope"}"#, 5), "unknown_type");
+        }
+        assert_eq!(code(&mut ada, r#"{"type":"nope"}"#, 5), "4002");
     }
 
     #[test]

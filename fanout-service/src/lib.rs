@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use carillon_core::partition;
 use carillon_platform::{bus::Bus, kv::Buckets, log::Log, settings::Settings, shutdown::Shutdown, telemetry::Tracer};
-use carillon_proto::ids::PartitionId;
+use carillon_proto::ids::{PARTITIONS, PartitionId};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use clock::Clock;
@@ -53,6 +53,8 @@ impl Fanout {
         });
         let config = partition::Config {
             window: settings.limits.publish_window,
+            rings_bytes: settings.limits.rings_total_bytes / usize::from(PARTITIONS),
+            reads: settings.limits.owner_reads,
             retention: retention.collect(),
             ..partition::Config::default()
         };

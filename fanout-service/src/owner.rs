@@ -85,6 +85,9 @@ const ANNOUNCE_MS: u64 = 1_000;
 /// enough to keep the first of it from waiting.
 const INPUTS_PER_TURN: usize = 64;
 
+/// Heads that are asked for at once: after a takeover gateways attach all of their rooms, and each answer may be as large as a frame.
+const HEADS_AT_ONCE: usize = 256;
+
 /// How long an owner that gives its partition away waits for what the log has not acked yet. What is left then, the next
 /// owner finds in the log, and gateways say the rest again.
 const LAST_ACKS: Duration = Duration::from_secs(1);
@@ -259,6 +262,8 @@ struct Driver<'f> {
     began: VecDeque<(Instant, Option<hops::Append>)>,
     hops: Hops,
     heads: Asked<'f, RoomName, Option<Stored>>,
+    /// Rooms whose heads are asked for once others are known.
+    waiting_heads: VecDeque<RoomName>,
     reads: Asked<'f, u64, Part>,
     trims: Asked<'f, RoomName, ()>,
     empties: Asked<'f, RoomName, ()>,
@@ -295,6 +300,7 @@ impl<'f> Driver<'f> {
             began: VecDeque::new(),
             hops: Hops::new(fanout.tracer.clone(), partition),
             heads: FuturesUnordered::new(),
+            waiting_heads: VecDeque::new(),
             reads: FuturesUnordered::new(),
             trims: FuturesUnordered::new(),
             empties: FuturesUnordered::new(),
@@ -327,7 +333,10 @@ impl<'f> Driver<'f> {
                         return DriveEnd::Log(lost);
                     }
                 }
-                Some((room, head)) = self.heads.next() => self.on_head(room, head),
+                Some((room, head)) = self.heads.next() => {
+                    self.on_head(room, head);
+                    self.ask_heads();
+                }
                 Some((ticket, part)) = self.reads.next() => self.on_part(ticket, part),
                 Some((room, trimmed)) = self.trims.next() => tell_trimmed(self.partition, &room, trimmed),
                 Some((room, emptied)) = self.empties.next() => match emptied {
@@ -420,6 +429,15 @@ impl<'f> Driver<'f> {
         Ok(())
     }
 
+    fn ask_heads(&mut self) {
+        let (log, partition) = (&self.fanout.log, self.partition);
+        while self.heads.len() < HEADS_AT_ONCE
+            && let Some(room) = self.waiting_heads.pop_front()
+        {
+            self.heads.push(async move { (room.clone(), log.head(partition, &room).await) }.boxed());
+        }
+    }
+
     fn on_head(&mut self, room: RoomName, head: Result<Option<Stored>, LogError>) {
         match head.and_then(|newest| newest.as_ref().map(record).transpose()) {
             Ok(newest) => self.rules.on_head(room, newest, self.clock.now()),
@@ -452,7 +470,8 @@ impl<'f> Driver<'f> {
                     self.appends.push_back(log.append(partition, Append { room, offset, sequence, record }));
                 }
                 Effect::Head { room } => {
-                    self.heads.push(async move { (room.clone(), log.head(partition, &room).await) }.boxed());
+                    self.waiting_heads.push_back(room);
+                    self.ask_heads();
                 }
                 Effect::Read { ticket, room, after, before, limit, bytes } => {
                     let span = after.map_or(ReadSpan::Before(before.unwrap_or(u64::MAX)), ReadSpan::After);

@@ -216,7 +216,7 @@ fn act_on(rooms: &mut Rooms, doors: &mut FakeDoors, conn: Conn, act: Act<'_>, is
         Act::Join { permit, options, reference } => rooms.join(conn, &permit, options, reference, NOW, doors),
         Act::Leave { room, reference } => rooms.leave(conn, &room, reference, NOW, doors),
         Act::Publish { permit, said } => drop(rooms.publish(conn, &permit, &said, NOW, doors)),
-        Act::History { permit, span, limit, reference } => rooms.history(conn, &permit, span, limit, reference, NOW),
+        Act::History { permit, span, limit, reference } => rooms.history(conn, &permit, span, limit, reference, NOW, doors),
         Act::Presence { permit, reference } => rooms.presence(conn, &permit, reference, NOW),
         Act::Erase { permit, reference } => rooms.erase(conn, &permit, reference, NOW),
         Act::Refresh { token, .. } => doors.token = Some(token.to_owned()),

@@ -1,5 +1,7 @@
 //! The connections of a shard, as its rooms see them: frames are encoded here, once for everyone, and put into outboxes.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use carillon_core::rooms::{Conn, Doors};
 use carillon_platform::auth::TokenMark;
@@ -56,6 +58,9 @@ pub(crate) struct Hub {
     /// Seats that had more than their limit waiting.
     over: Vec<Conn>,
     unsettled: Vec<Conn>,
+    /// What was asked for and waits, of connections with such a thing: an answer may be larger than the limit of an outbox, and
+    /// nobody is slow for having asked. A connection is given one at a time (`core::rooms`), so this bounds itself.
+    answers: HashMap<Conn, usize>,
     counts: HubCounts,
 }
 
@@ -75,6 +80,7 @@ impl Hub {
             closing: Vec::new(),
             over: Vec::new(),
             unsettled: Vec::new(),
+            answers: HashMap::new(),
             counts: HubCounts::default(),
         }
     }
@@ -125,6 +131,7 @@ impl Hub {
 
     pub(crate) fn remove(&mut self, conn: Conn) -> Option<Box<Connection>> {
         self.get(conn)?;
+        self.answers.remove(&conn);
         let connection = self.connections.get_mut(conn.index as usize)?.take()?;
         self.waiting_bytes -= match &connection.door {
             Door::SocketIo(seat) => seat.counted_bytes,
@@ -146,12 +153,34 @@ impl Hub {
             // More than an outbox may come in before the next flush. A client is slow only if its socket takes no more, too;
             // how the write went shows at the flush, which this connection waits for.
             self.write(to);
+            let limit = limit + self.answers.get(&to).copied().unwrap_or(0);
             let Some(connection) = self.get_mut(to) else { return };
             if connection.outbox.push(frames, limit).is_err() {
                 return self.close(to, Close::SlowConsumer);
             }
         }
         self.on_queued(to, length);
+    }
+
+    /// Queues the answer to a question, whatever its length.
+    fn push_answer(&mut self, to: Conn, frame: Bytes) {
+        let length = frame.len();
+        let Some(connection) = self.get_mut(to).filter(|connection| !connection.is_closing) else { return };
+        connection.outbox.push(frame, usize::MAX).expect("there is no limit here");
+        *self.answers.entry(to).or_default() += length;
+        self.on_queued(to, length);
+    }
+
+    /// So much waits for a connection now: of an answer there is not more left than that.
+    fn on_taken(&mut self, conn: Conn, waiting: usize) {
+        if self.answers.is_empty() {
+            return;
+        }
+        if waiting == 0 {
+            self.answers.remove(&conn);
+        } else if let Some(answer) = self.answers.get_mut(&conn) {
+            *answer = waiting.min(*answer);
+        }
     }
 
     /// Queues a block for a door that asks for blocks: `line`, which is the client's own and may be empty, and what others are sent
@@ -209,13 +238,16 @@ impl Hub {
     /// Something was queued at a seat, or was sent from there. One that stays over its limit until the next tick is too slow: what
     /// can go goes meanwhile.
     pub(crate) fn recount(&mut self, conn: Conn) {
-        let limit = self.outbox_bytes;
         let Some(seat) = self.seat(conn) else { return };
         let waiting = seat.waiting_bytes();
+        self.on_taken(conn, waiting);
+        let answer = self.answers.get(&conn).copied().unwrap_or(0);
+        let limit = self.outbox_bytes + answer;
+        let Some(seat) = self.seat(conn) else { return };
         let before = std::mem::replace(&mut seat.counted_bytes, waiting);
         seat.taken = seat.taken.wrapping_add(before.saturating_sub(waiting) as u32);
         self.waiting_bytes = self.waiting_bytes - before + waiting;
-        if waiting > limit.saturating_mul(SEAT_BURST) {
+        if waiting > self.outbox_bytes.saturating_mul(SEAT_BURST) + answer {
             self.close(conn, Close::SlowConsumer);
         } else if waiting > limit && before <= limit {
             self.over.push(conn);
@@ -224,9 +256,9 @@ impl Hub {
 
     /// Closes what is still over its limit.
     pub(crate) fn close_slow_seats(&mut self) {
-        let limit = self.outbox_bytes;
         for conn in std::mem::take(&mut self.over) {
             self.recount(conn);
+            let limit = self.outbox_bytes + self.answers.get(&conn).copied().unwrap_or(0);
             if self.seat(conn).is_some_and(|seat| seat.waiting_bytes() > limit) {
                 self.close(conn, Close::SlowConsumer);
             }
@@ -250,6 +282,7 @@ impl Hub {
         let written = connection.write();
         let after = connection.outbox.bytes();
         self.waiting_bytes -= before - after;
+        self.on_taken(conn, after);
         Some(written)
     }
 
@@ -360,6 +393,9 @@ impl Doors for Hub {
         self.counts.frames_out[door] += 1;
         let Some(connection) = self.get_mut(to) else { return };
         match &mut connection.door {
+            Door::Native(_) if matches!(frame, ServerFrame::History { .. }) => {
+                self.push_answer(to, text_frame(|out| frame.write(out)));
+            }
             Door::Native(_) => self.push(to, text_frame(|out| frame.write(out))),
             Door::Events(stream) => match stream.on_frame(frame) {
                 Told::Blocks(blocks) => self.push_block(to, Bytes::new(), blocks.into()),
@@ -367,7 +403,13 @@ impl Doors for Hub {
             },
             Door::Request(request) => request.on_frame(frame),
             Door::SocketIo(seat) => {
-                match seat.on_frame(frame) {
+                let before = seat.waiting_bytes();
+                let then = seat.on_frame(frame);
+                let length = seat.waiting_bytes().saturating_sub(before);
+                if matches!(frame, ServerFrame::History { .. }) {
+                    *self.answers.entry(to).or_default() += length;
+                }
+                match then {
                     Then::Nothing => {}
                     Then::Look => self.unsettle(to),
                     Then::ComeAgain => self.close(to, Close::Unavailable),

@@ -557,7 +557,7 @@ impl Shard {
                     self.publishes.on_sent(publish, Instant::now(), span);
                 }
             }
-            Act::History { permit, span, limit, reference } => rooms.history(conn, &permit, span, limit, reference, now),
+            Act::History { permit, span, limit, reference } => rooms.history(conn, &permit, span, limit, reference, now, hub),
             Act::Presence { permit, reference } => rooms.presence(conn, &permit, reference, now),
             Act::Erase { permit, reference } => rooms.erase(conn, &permit, reference, now),
             Act::Refresh { token, reference } => self.verify_again(conn, token.to_owned(), reference.map(Box::from)),

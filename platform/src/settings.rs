@@ -234,6 +234,11 @@ settings! {
         unauthenticated: usize = 4096, count(1..=MANY), "gateway";
         /// Appends under way per partition; beyond it publishers are told `unavailable`.
         publish_window: usize = 4096, count(1..=4096), "fanout, all-in-one";
+        /// Newest messages that the owners of a process keep at hand, bytes; each of the 16 partitions has a sixteenth of it. What is
+        /// not at hand is read from the log.
+        rings_total_bytes: usize = 268_435_456, count(1_048_576..=1 << 44), "fanout, all-in-one";
+        /// Reads of the log under way per partition, each up to 256 KiB; further ones wait.
+        owner_reads: usize = 64, count(1..=65_536), "fanout, all-in-one";
         /// How long a gateway retries a publish before it tells `outcome: unknown`, milliseconds.
         publish_timeout_ms: u64 = 15_000, count(10..=HOUR_MS), "gateway";
         /// How long a gateway waits for an owner's answer (attach, history, presence), milliseconds.

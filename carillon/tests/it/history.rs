@@ -112,6 +112,57 @@ async fn large_messages_page_too() {
 }
 
 #[tokio::test]
+async fn limit_holds_however_large_messages_are() {
+    // Six megabytes: more than an owner tells at once, and more than an outbox holds.
+    const COUNT: u64 = 1_000;
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    for _ in 0..COUNT / 50 {
+        ada.say_all("lobby", vec![format!(r#""{}""#, "x".repeat(6_000)); 50]).await;
+    }
+    for (options, offsets, more) in [
+        ("", COUNT - 49..=COUNT, true),
+        (r#""limit":1000"#, 1..=COUNT, false),
+        (r#""after":100,"limit":500"#, 101..=600, true),
+        (r#""before":900,"limit":600"#, 300..=899, true),
+    ] {
+        let page = ada.history("lobby", options).await;
+        assert_eq!((page.offsets(), page.flag("more")), (offsets.collect(), more), "{options}");
+    }
+    let request = format!(
+        "GET /rooms/lobby/messages?limit=1000 HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+        server.token("ada")
+    );
+    let answer = crate::server::ask(server.listen, request).await;
+    assert_eq!(answer.body.matches(r#""offset":"#).count() as u64, COUNT);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundred_questions_at_once_are_answered() {
+    // Thirty times what an outbox holds, all within the rate.
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.say_all("lobby", vec![format!(r#""{}""#, "x".repeat(6_000)); 50]).await;
+    let mut eve = server.connect("eve").await;
+    eve.join("lobby").await;
+    eve.send_all((0..100).map(|n| format!(r#"{{"type":"history","room":"lobby","ref":{n}}}"#))).await;
+    // Others go on speaking, and nothing of it is lost behind large answers.
+    ada.count("lobby", 51..=60).await;
+    let (mut answered, mut heard) = (0, 50);
+    while answered < 100 || heard < 60 {
+        let frame = eve.next().await;
+        if frame.kind() == "message" {
+            heard += 1;
+            assert_eq!(frame.number("offset"), heard);
+        } else {
+            assert_eq!((frame.number("ref"), frame.offsets().len()), (answered, 50));
+            answered += 1;
+        }
+    }
+    eve.heard_nothing_else().await;
+}
+
+#[tokio::test]
 async fn entries_are_messages() {
     let server = Server::start().await;
     let (mut ada, mut bob) = (server.connect("ada").await, server.connect("bob").await);

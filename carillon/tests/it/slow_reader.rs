@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 
-use crate::server::Server;
+use crate::server::{PATIENCE, Server};
 
 #[tokio::test]
 async fn slow_reader_is_closed() {
@@ -62,17 +62,30 @@ async fn slow_resume_is_no_slow_reader() {
 
 #[tokio::test]
 async fn unread_answers_are_bounded() {
-    let server = Server::with(&[("limits.outbox_bytes", "65536")]).await;
+    let server = Server::with(&[("limits.outbox_bytes", "65536"), ("limits.frames_burst", "400")]).await;
     let mut ada = server.connect("ada").await;
     let payload = format!(r#""{}""#, "x".repeat(50_000));
-    for _ in 0..20 {
+    for _ in 0..2 {
         ada.say("lobby", &payload).await;
     }
-    // Asks and asks, and never reads an answer.
+    // Asks and asks, and reads no answer: one that is larger than its outbox waits, and the questions behind it.
     let mut greedy = server.dial().token(&server.token("greedy")).small_receive_buffer().connected().await;
-    greedy.send_all((0..200).map(|_| r#"{"type":"history","room":"lobby"}"#.to_owned())).await;
-    server.until_metric(r#"carillon_closes_total{code="4101"}"#, 1).await;
-    assert_eq!(greedy.until_closed().await.1.0, 4101);
+    let ask = |n| format!(r#"{{"type":"history","room":"lobby","ref":{n}}}"#);
+    greedy.send_all((0..300).map(ask)).await;
+    // What is more than may wait is refused, and told behind the answer that waits.
+    let refused = async { while server.metric(r#"carillon_refusals_total{code="unavailable"}"#).await == 0 {} };
+    tokio::time::timeout(PATIENCE, refused).await.expect("questions are refused");
+    assert!(server.metric("carillon_outbox_bytes").await < 65_536 + 2 * 100_000);
+    let (mut answers, mut refused) = (0, 0);
+    while answers + refused < 300 {
+        let frame = greedy.next().await;
+        match frame.kind().as_str() {
+            "history" => answers += 1,
+            _ => refused += u64::from(frame.text("code") == "unavailable"),
+        }
+    }
+    assert!(answers >= 128, "{answers}");
+    assert_eq!(server.metric(r#"carillon_closes_total{code="4101"}"#).await, 0);
     ada.heard_nothing_else().await;
 }
 

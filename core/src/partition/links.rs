@@ -33,6 +33,8 @@ struct Link {
     items: VecDeque<Down>,
     is_dirty: bool,
     rooms: BTreeSet<RoomName>,
+    /// There was an earlier one: what this gateway said on it has not been forgotten yet.
+    is_return: bool,
 }
 
 /// What a batch means for its link.
@@ -71,6 +73,7 @@ impl Links {
         }
         // A link that broke stays known: a late copy of its first batch must not open it again.
         let is_new = self.links.get(&gateway).is_none_or(|link| batch.link > link.link);
+        let is_return = self.links.contains_key(&gateway);
         let left = self.forget(gateway);
         if is_new && is_addressed && batch.number == 1 && has_items {
             let mut inward = Inward::default();
@@ -84,6 +87,7 @@ impl Links {
                 items: VecDeque::new(),
                 is_dirty: false,
                 rooms: BTreeSet::new(),
+                is_return,
             };
             self.links.insert(gateway, link);
             return Opening::New { left };
@@ -97,6 +101,11 @@ impl Links {
     /// Whether a link is the gateway's current one.
     pub(super) fn stands(&self, gateway: GatewayId, number: u64) -> bool {
         self.links.get(&gateway).is_some_and(|link| link.stands && link.link == number)
+    }
+
+    /// Whether a gateway was here before, and not so long ago that what it said is forgotten.
+    pub(super) fn is_return(&self, gateway: GatewayId) -> bool {
+        self.links.get(&gateway).is_some_and(|link| link.is_return)
     }
 
     /// Notes a route; false if the link is not the gateway's current one.

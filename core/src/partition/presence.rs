@@ -9,6 +9,7 @@ use carillon_proto::{
 };
 use smallvec::SmallVec;
 
+use super::Asker;
 use crate::link::PAGE_BYTES;
 
 /// A user whose last connection is gone is told as gone after this: long enough for a reconnect.
@@ -16,6 +17,8 @@ pub(super) const GRACE_MS: u64 = 5_000;
 /// How long an owner holds its tongue about a room that gateways knew before it did: they notice a lost link within three
 /// seconds, and come back at once.
 pub(super) const QUIET_MS: u64 = 5_000;
+/// Questions about one room that may wait for the end of that.
+pub(super) const MAX_ASKING: usize = 4_096;
 /// The most users that an answer names; fewer, where their `info` would be larger than a page.
 const MAX_NAMED: usize = 200;
 
@@ -27,15 +30,33 @@ pub(super) struct Presence {
     pub(super) watchers: Vec<GatewayId>,
     /// Until then gateways come back, and what is known here is not the truth.
     pub(super) quiet_until_ms: u64,
+    /// Who wants to know who is here, and is told when that is known.
+    pub(super) asking: Vec<(Asker, u64)>,
 }
 
 #[derive(Debug, Default)]
 struct User {
     info: Box<str>,
     connections: SmallVec<[(GatewayId, u32); 1]>,
-    /// Without connections since shortly.
-    leaves_at_ms: Option<u64>,
+    /// When the graces of connections end that went without a word, in order: each may be a device that comes back.
+    graces: SmallVec<[u64; 1]>,
 }
+
+impl User {
+    /// So many connections went without a word.
+    fn drop_connections(&mut self, count: u32, now_ms: u64) {
+        self.graces.retain(|ends_ms| *ends_ms > now_ms);
+        let room = MAX_GRACES.saturating_sub(self.graces.len());
+        self.graces.extend(std::iter::repeat_n(now_ms + GRACE_MS, room.min(count as usize)));
+        // Of more than there are, the last one counts.
+        if let Some(last) = self.graces.last_mut() {
+            *last = now_ms + GRACE_MS;
+        }
+    }
+}
+
+/// Devices of a user that may be away at a time, as many as the default lets connect.
+const MAX_GRACES: usize = 64;
 
 /// What changed for those who watch.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,7 +87,10 @@ impl Presence {
         if *entry.info != *info {
             entry.info = info.into();
         }
-        entry.leaves_at_ms = None;
+        // The one that has been away for longest is back.
+        if !entry.graces.is_empty() {
+            entry.graces.remove(0);
+        }
         match entry.connections.iter_mut().find(|(at, _)| *at == gateway) {
             Some((_, count)) => *count += 1,
             None => entry.connections.push((gateway, 1)),
@@ -87,14 +111,15 @@ impl Presence {
         if entry.connections[index].1 == 0 {
             entry.connections.swap_remove(index);
         }
-        if !entry.connections.is_empty() {
-            return Change::Nothing;
+        if !left {
+            entry.drop_connections(1, now_ms);
         }
-        if left {
-            return Change::Out;
+        match entry.graces.last() {
+            _ if !entry.connections.is_empty() => Change::Nothing,
+            // Another device went without a word, and may be about to come back.
+            Some(ends_ms) if *ends_ms > now_ms => Change::Grace(*ends_ms),
+            _ => Change::Out,
         }
-        entry.leaves_at_ms = Some(now_ms + GRACE_MS);
-        Change::Grace(now_ms + GRACE_MS)
     }
 
     /// Everything that a gateway said is void. The users whose last connections those were.
@@ -102,10 +127,10 @@ impl Presence {
         self.watchers.retain(|watcher| *watcher != gateway);
         let mut alone = Vec::new();
         for (user, entry) in &mut self.users {
-            let before = entry.connections.len();
-            entry.connections.retain(|(at, _)| *at != gateway);
-            if entry.connections.is_empty() && before > 0 {
-                entry.leaves_at_ms = Some(now_ms + GRACE_MS);
+            let Some(index) = entry.connections.iter().position(|(at, _)| *at == gateway) else { continue };
+            let (_, count) = entry.connections.swap_remove(index);
+            entry.drop_connections(count, now_ms);
+            if entry.connections.is_empty() {
                 alone.push(user.clone());
             }
         }
@@ -114,7 +139,8 @@ impl Presence {
 
     /// Whether the grace of a user is over.
     pub(super) fn is_over(&self, user: &str, now_ms: u64) -> bool {
-        self.users.get(user).and_then(|entry| entry.leaves_at_ms).is_some_and(|at| at <= now_ms)
+        let user = self.users.get(user).filter(|user| user.connections.is_empty());
+        user.is_some_and(|user| user.graces.last().is_none_or(|ends_ms| *ends_ms <= now_ms))
     }
 
     /// Takes a user out, and gives what was known.
@@ -175,6 +201,30 @@ mod tests {
         assert!(!presence.is_over("ada", 100));
         assert_eq!(presence.on_came(B, "ada", ""), Change::Nothing);
         assert!(!presence.is_over("ada", 100 + GRACE_MS));
+    }
+
+    #[test]
+    fn leaving_cuts_no_other_devices_grace_short() {
+        let mut presence = Presence::default();
+        for gateway in [A, B] {
+            presence.on_came(gateway, "ada", "");
+        }
+        assert_eq!(presence.on_went(A, "ada", false, 100), Change::Nothing);
+        assert_eq!(presence.on_went(B, "ada", true, 1_000), Change::Grace(100 + GRACE_MS));
+        assert!(!presence.is_over("ada", 99 + GRACE_MS) && presence.is_over("ada", 100 + GRACE_MS));
+
+        // One of two that were cut off comes back, and leaves: the other one may still come.
+        let mut presence = Presence::default();
+        for gateway in [A, B] {
+            presence.on_came(gateway, "ada", "");
+        }
+        presence.on_went(A, "ada", false, 100);
+        presence.on_went(B, "ada", false, 200);
+        presence.on_came(A, "ada", "");
+        assert_eq!(presence.on_went(A, "ada", true, 1_000), Change::Grace(200 + GRACE_MS));
+        // After all graces, a word is enough.
+        presence.on_came(A, "ada", "");
+        assert_eq!(presence.on_went(A, "ada", true, 1_001 + GRACE_MS), Change::Out);
     }
 
     #[test]

@@ -11,6 +11,15 @@ pub(super) struct Ring {
 }
 
 impl Ring {
+    /// About what it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
     /// Takes the room's next message and lets the oldest go.
     pub(super) fn push(&mut self, message: Message, max_messages: usize, max_bytes: usize) {
         self.bytes += weight(&message);

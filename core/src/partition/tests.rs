@@ -545,3 +545,155 @@ fn reads_under_way_are_asked_again_in_the_next_life() {
     let pages: Vec<_> = desk.heard.iter().filter(|item| matches!(item, down::Item::Page(_))).collect();
     assert!(pages.is_empty(), "{pages:?}");
 }
+
+/// Reads that the desk does not answer by itself.
+fn asked_reads(desk: &mut Desk) -> Vec<u64> {
+    let mut tickets = Vec::new();
+    while let Some(effect) = desk.partition.poll_effect(desk.now) {
+        if let Effect::Read { ticket, .. } = effect {
+            tickets.push(ticket);
+        }
+    }
+    tickets
+}
+
+fn read_batch(number: u64, reads: std::ops::Range<u64>) -> UpBatch {
+    let read =
+        |read| Up { item: Some(up::Item::Read(Read { read, room: ROOM.into(), span: Some(read::Span::After(0)), limit: 1 })) };
+    UpBatch {
+        version: link::VERSION,
+        gateway: Bytes::copy_from_slice(&GATEWAY.0),
+        link: 1,
+        number,
+        generation: 0,
+        items: reads.map(read).collect(),
+        settled: 0,
+    }
+}
+
+#[test]
+fn reads_wait_for_each_other() {
+    let mut desk = Desk::new(MUCH);
+    for _ in 0..10 {
+        desk.publish("");
+    }
+    desk.partition.config.reads = 2;
+    let count = 3 + MAX_WAITING_READS as u64;
+    desk.partition.on_batch(read_batch(desk.number + 1, 0..count), desk.now);
+    let (mut under_way, mut answered) = (Vec::new(), 0);
+    while let Some(effect) = desk.partition.poll_effect(desk.now) {
+        match effect {
+            Effect::Read { ticket, .. } => under_way.push(ticket),
+            Effect::Send { batch, .. } => {
+                let failed = batch.items.iter().filter(|down| matches!(down.item, Some(down::Item::Failed(_)))).count();
+                assert_eq!((failed, batch.items.len()), (1, 1), "one more than may wait");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(under_way.len(), 2);
+    while let Some(ticket) = under_way.pop() {
+        desk.partition.on_part(ticket, desk.log[..1].to_vec(), 1, desk.now);
+        answered += 1;
+        under_way.extend(asked_reads(&mut desk));
+        assert!(under_way.len() <= 2);
+    }
+    assert_eq!(answered, count - 1);
+}
+
+#[test]
+fn rings_are_bounded_together() {
+    let rooms: Vec<String> = (0..100_000)
+        .map(|number| format!("room {number}"))
+        .filter(|name| RoomName::parse(name).unwrap().partition() == RoomName::parse(ROOM).unwrap().partition())
+        .take(200)
+        .collect();
+    let mut desk = Desk::new(MUCH);
+    desk.partition.config.rings_bytes = 50_000;
+    let say = |desk: &mut Desk, room: &str| {
+        desk.publishes += 1;
+        let publish = Publish {
+            publish: desk.publishes,
+            room: room.into(),
+            payload: Bytes::from(vec![b'1'; 1_000]),
+            user: "u".into(),
+            client: "c".into(),
+            ..Publish::default()
+        };
+        desk.log.clear();
+        desk.say(up::Item::Publish(publish));
+        assert!(desk.partition.ring_bytes() <= 50_000, "{}", desk.partition.ring_bytes());
+    };
+    let first = |desk: &Desk, room: &str| match desk.partition.rooms.get(&RoomName::parse(room).unwrap()) {
+        Some(Room::Ready(room)) => room.ring.first(),
+        other => panic!("{other:?}"),
+    };
+    say(&mut desk, &rooms[0]);
+    for room in &rooms[1..] {
+        say(&mut desk, room);
+        // Whoever is read from stays at hand.
+        desk.say(up::Item::Read(Read { read: 1, room: rooms[0].clone(), span: Some(read::Span::After(0)), limit: 1 }));
+    }
+    assert_eq!(first(&desk, &rooms[0]), Some(1));
+    assert_eq!(first(&desk, &rooms[1]), None);
+    assert_eq!(first(&desk, &rooms[199]), Some(1));
+    // Rooms that leave memory take their part along.
+    desk.wait(120_000);
+    desk.partition.on_tick(desk.now);
+    assert_eq!((desk.partition.rooms(), desk.partition.ring_bytes()), (0, 0));
+}
+
+const OTHER: GatewayId = GatewayId([9; 16]);
+
+fn from(gateway: GatewayId, link: u64, number: u64, items: Vec<up::Item>) -> UpBatch {
+    UpBatch {
+        version: link::VERSION,
+        gateway: Bytes::copy_from_slice(&gateway.0),
+        link,
+        number,
+        generation: 0,
+        items: items.into_iter().map(|item| Up { item: Some(item) }).collect(),
+        settled: 0,
+    }
+}
+
+fn attach_known() -> up::Item {
+    up::Item::Attach(Attach { room: ROOM.into(), since: Some(0), ..Attach::default() })
+}
+
+fn came(user: &str) -> up::Item {
+    up::Item::Came(Came { room: ROOM.into(), user: user.into(), ..Came::default() })
+}
+
+fn who(who: u64) -> up::Item {
+    up::Item::Who(Who { who, room: ROOM.into() })
+}
+
+fn told(heard: &[down::Item]) -> Vec<(u64, u64)> {
+    let present = heard.iter().filter_map(|item| match item {
+        down::Item::Present(present) => Some((present.who, present.count)),
+        _ => None,
+    });
+    present.collect()
+}
+
+#[test]
+fn who_is_there_is_told_when_it_is_known() {
+    let mut desk = Desk::new(MUCH);
+    // A new owner: of two gateways that knew the room, one is back already, and asks.
+    desk.partition.on_batch(from(GATEWAY, 1, 1, vec![attach_known(), came("ada"), who(1)]), desk.now);
+    desk.settle();
+    assert_eq!(told(&std::mem::take(&mut desk.heard)), [], "ada may not be all");
+    desk.wait(1_000);
+    desk.partition.on_batch(from(OTHER, 1, 1, vec![attach_known(), came("bob")]), desk.now);
+    desk.settle();
+    desk.wait(presence::QUIET_MS);
+    desk.partition.on_tick(desk.now);
+    desk.settle();
+    assert_eq!(told(&std::mem::take(&mut desk.heard)), [(1, 2)]);
+
+    // A link that breaks and is opened again makes nobody wait: what was said on it is still known.
+    desk.partition.on_batch(from(GATEWAY, 2, 1, vec![attach_known(), came("ada"), who(2)]), desk.now);
+    desk.settle();
+    assert_eq!(told(&std::mem::take(&mut desk.heard)), [(2, 2)]);
+}

@@ -377,18 +377,15 @@ impl Rooms {
     /// A join or a read waited too long.
     pub(super) fn on_deadline(&mut self, waiting: Waiting, now: Now, doors: &mut impl Doors) {
         match waiting {
-            Waiting::Read(read) => {
-                let (conn, reference, room) = match self.reads.remove(&read) {
-                    Some(Reading::History { conn, reference, read }) => (conn, reference, RoomName::parse(&read.room).ok()),
-                    Some(Reading::Presence { conn, reference, room } | Reading::Erase { conn, reference, room }) => {
-                        (conn, reference, Some(room))
-                    }
-                    _ => return,
-                };
-                if self.is_here(conn) {
-                    retry_later(doors, conn, "no answer in time", reference.as_deref(), room.as_ref(), 1000);
+            Waiting::Read(read) => match self.reads.remove(&read) {
+                Some(Reading::History(history)) => self.on_history_late(read, &history, now, doors),
+                Some(Reading::Presence { conn, reference, room } | Reading::Erase { conn, reference, room })
+                    if self.is_here(conn) =>
+                {
+                    retry_later(doors, conn, "no answer in time", reference.as_deref(), Some(&room), 1000);
                 }
-            }
+                _ => {}
+            },
             Waiting::Join(name, conn) => {
                 let Some(joined) = self.joined(conn, &name).filter(|_| self.is_here(conn)) else { return };
                 let key = joined.room;

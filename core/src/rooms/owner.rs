@@ -50,6 +50,13 @@ pub(super) struct Pending {
     pub(super) deadline_ms: u64,
 }
 
+impl Pending {
+    /// What it counts for while it waits.
+    pub(super) fn bytes(&self) -> usize {
+        self.publish.payload.len() + self.reference.as_deref().map_or(0, str::len)
+    }
+}
+
 /// What a batch from the owner means.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Heard {
@@ -156,7 +163,7 @@ impl Owner {
     pub(super) fn settle(&mut self, publish: u64) -> Option<Pending> {
         let index = self.pending.binary_search_by_key(&publish, |pending| pending.publish.publish).ok()?;
         let pending = self.pending.remove(index)?;
-        self.pending_bytes -= pending.publish.payload.len();
+        self.pending_bytes -= pending.bytes();
         Some(pending)
     }
 

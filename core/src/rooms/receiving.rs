@@ -172,20 +172,7 @@ impl Rooms {
         match self.take_reading(page.read) {
             None | Some(Reading::Join { .. } | Reading::Presence { .. } | Reading::Erase { .. }) => {}
             Some(Reading::CatchUp { conn, .. }) => self.on_replay(conn, page, now, doors),
-            Some(Reading::History { conn, reference, .. }) => {
-                if let Some(room) = RoomName::parse(&page.room).ok().filter(|_| self.is_here(conn)) {
-                    let messages: Vec<Outgoing<'_>> = page.messages.iter().filter_map(outgoing).collect();
-                    let epoch = Epoch::from_wire(&page.epoch);
-                    let frame = ServerFrame::History {
-                        room: &room,
-                        reference: reference.as_deref(),
-                        messages: &messages,
-                        more: page.more,
-                        epoch: &epoch,
-                    };
-                    doors.frame(conn, &frame);
-                }
-            }
+            Some(Reading::History(history)) => self.on_history_page(history, page, now, doors),
         }
         true
     }
@@ -201,9 +188,11 @@ impl Rooms {
                 }
             }
             Some(failed::Of::Read(read)) => match self.take_reading(read) {
-                Some(Reading::History { conn, reference, .. }) if self.is_here(conn) => {
-                    let room = RoomName::parse(&failed.room).ok();
-                    failure(doors, conn, failed, reference.as_deref(), room.as_ref());
+                Some(Reading::History(history)) => {
+                    if self.is_here(history.conn) {
+                        failure(doors, history.conn, failed, history.reference.as_deref(), Some(history.room()));
+                    }
+                    self.on_history_ended(read, &history, now, doors);
                 }
                 Some(Reading::CatchUp { conn, .. }) => {
                     let key = self.names.get(failed.room.as_str()).copied();
@@ -283,22 +272,22 @@ impl Rooms {
             owner.queue(up::Item::Publish(publish), now.mono_ms);
         }
         let mut asked: Vec<(u64, up::Item)> =
-            self.reads.iter().filter_map(|(id, reading)| Some((*id, again(*id, reading)?))).collect();
+            self.reads.iter().filter_map(|(id, reading)| Some((*id, self.again(*id, reading)?))).collect();
         asked.retain(|(_, item)| room_of(item).is_some_and(|room| room.partition() == partition));
         asked.sort_by_key(|(id, _)| *id);
         for (_, item) in asked {
             self.owners[partition.index()].queue(item, now.mono_ms);
         }
     }
-}
 
-/// A question of a client's that stands on its own; those of members that catch up follow their room's attach.
-fn again(id: u64, reading: &Reading) -> Option<up::Item> {
-    match reading {
-        Reading::History { read, .. } => Some(up::Item::Read(read.clone())),
-        Reading::Presence { room, .. } => Some(up::Item::Who(Who { who: id, room: room.as_str().to_owned() })),
-        Reading::Erase { room, .. } => Some(up::Item::Erase(Erase { erase: id, room: room.as_str().to_owned() })),
-        Reading::CatchUp { .. } | Reading::Join { .. } => None,
+    /// A question of a client's that stands on its own; those of members that catch up follow their room's attach.
+    fn again(&self, id: u64, reading: &Reading) -> Option<up::Item> {
+        match reading {
+            Reading::History(history) => self.read_again(id, history),
+            Reading::Presence { room, .. } => Some(up::Item::Who(Who { who: id, room: room.as_str().to_owned() })),
+            Reading::Erase { room, .. } => Some(up::Item::Erase(Erase { erase: id, room: room.as_str().to_owned() })),
+            Reading::CatchUp { .. } | Reading::Join { .. } => None,
+        }
     }
 }
 

@@ -192,7 +192,7 @@ impl World {
         let reference = self.next_reference(client, asked);
         let conn = self.clients[client].conn.expect("connected");
         let permit = self.grants(client).read(name(room)).unwrap();
-        self.rooms.history(conn, &permit, span, limit, Some(&reference), self.now);
+        self.rooms.history(conn, &permit, span, limit, Some(&reference), self.now, &mut self.doors);
         self.settle();
     }
 

@@ -137,6 +137,11 @@ const MAX_LIMIT: u32 = 1000;
 const DEFAULT_LIMIT: u32 = 50;
 /// The longest idempotency key, in bytes.
 pub const MAX_KEY_BYTES: usize = 64;
+/// The longest `ref`, in bytes as it stands in the frame. It is kept until its frame is answered: of a burst of frames that wait, 512
+/// KiB at most.
+const MAX_REF_BYTES: usize = 4096;
+/// No epoch is as long: a name of ten characters, how often its log lost its tail, and a sequence.
+const MAX_EPOCH_BYTES: usize = 64;
 
 #[derive(Deserialize)]
 struct Raw<'a> {
@@ -192,6 +197,9 @@ pub fn parse(text: &str, max_depth: usize) -> Result<Incoming<'_>, BadFrame> {
     let reference = match raw.reference.map(RawValue::get) {
         Some(text) if !text.starts_with(['"', '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']) => {
             return Err(refused(bad("`ref` is a string or a number"), None));
+        }
+        Some(text) if text.len() > MAX_REF_BYTES => {
+            return Err(refused(bad(format!("`ref` is longer than {MAX_REF_BYTES} bytes")), None));
         }
         other => other,
     };
@@ -250,6 +258,8 @@ fn read<'a>(kind: &str, room: Option<&RoomName>, raw: &Raw<'a>) -> Result<Client
                 since: number("since", raw.since, 0, MAX_OFFSET)?,
                 epoch: text_of("epoch", raw.epoch)?
                     .filter(|epoch| !epoch.is_empty())
+                    // One that can be none is another one's, and not worth keeping.
+                    .map(|epoch| if epoch.len() > MAX_EPOCH_BYTES { "too long".into() } else { epoch })
                     .map(|epoch| EpochClaim::Named(epoch.into_owned().into())),
                 last: number("last", raw.last, 0, u64::from(MAX_LIMIT))?.map(|last| last as u32),
                 presence: flag("presence", raw.presence)?,
@@ -391,6 +401,9 @@ mod tests {
         assert_eq!(parse(r#"{"type":"ping","ref":null}"#, 64).unwrap().reference, None);
         assert_eq!(refusal(r#"{"type":"ping","ref":true}"#), (ErrorCode::BadRequest, None));
         assert_eq!(refusal(r#"{"type":"nope","ref":"x"}"#), (ErrorCode::UnknownType, Some(r#""x""#.into())));
+        let ping = |bytes: usize| format!(r#"{{"type":"ping","ref":"{}"}}"#, "x".repeat(bytes - 2));
+        assert_eq!(parse(&ping(MAX_REF_BYTES), 64).unwrap().reference.map(str::len), Some(MAX_REF_BYTES));
+        assert_eq!(refusal(&ping(MAX_REF_BYTES + 1)), (ErrorCode::BadRequest, None));
     }
 
     #[test]
@@ -438,5 +451,15 @@ mod tests {
                 echo: true
             }
         );
+    }
+
+    #[test]
+    fn endless_epoch_is_another_one() {
+        let ClientFrame::Join { options, .. } =
+            frame(&format!(r#"{{"type":"join","room":"r","epoch":"{}"}}"#, "e".repeat(60_000)))
+        else {
+            panic!("a join");
+        };
+        assert_eq!(options.epoch, Some(EpochClaim::Named("too long".into())));
     }
 }

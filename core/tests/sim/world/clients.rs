@@ -107,7 +107,8 @@ impl World {
                 _ => Span::Before(1 + self.chance.below(40)),
             };
             let limit = 1 + self.chance.below(20) as u32;
-            gateway.rooms.history(conn, &grants.read(room).unwrap(), span, limit, Some("\"history\""), now);
+            let permit = grants.read(room).unwrap();
+            gateway.rooms.history(conn, &permit, span, limit, Some("\"history\""), now, &mut gateway.doors);
         }
     }
 
