@@ -1,5 +1,12 @@
 //! What each command does.
 
+pub(crate) mod doctor;
 pub(crate) mod load;
+pub(crate) mod manual;
+pub(crate) mod publish;
 pub(crate) mod serve;
+mod server;
+pub(crate) mod tail;
 pub(crate) mod token;
+
+pub(crate) use server::run as run_client;

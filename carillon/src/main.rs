@@ -9,7 +9,7 @@ use carillon_platform::{
     service::{self, Failure},
     settings::{Program, Settings, SettingsArgs},
 };
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -41,8 +41,13 @@ enum Command {
     },
     /// Prints a token, and nothing else.
     Token(commands::token::Args),
+    Publish(commands::publish::Args),
+    Tail(commands::tail::Args),
+    Doctor(commands::doctor::Args),
     /// Puts load on a running server and checks what comes back.
     Load(carillon_loadtest::Args),
+    Completions(commands::manual::CompletionsArgs),
+    Man(commands::manual::ManArgs),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +59,11 @@ fn main() -> ExitCode {
         Command::Dev { settings } => with(&settings, |settings| commands::serve::run(Mode::Dev, settings)),
         Command::Serve { settings } => with(&settings, |settings| commands::serve::run(Mode::Serve, settings)),
         Command::Health { settings } => with(&settings, |settings| service::health(Program::AllInOne, &settings)),
+        Command::Publish(args) => commands::run_client(commands::publish::run(args)),
+        Command::Tail(args) => commands::run_client(commands::tail::run(args)),
+        Command::Doctor(args) => commands::doctor::run(&args),
+        Command::Completions(args) => commands::manual::completions(&args, Cli::command()),
+        Command::Man(args) => commands::manual::man(&args, Cli::command()),
         Command::Load(args) => commands::load::run(&args),
         Command::Token(args) => with(&args.settings, |settings| commands::token::run(&args, settings)),
     }

@@ -9,7 +9,7 @@ use crate::steps::{self, Steps, cargo, command, root};
 use crate::{cluster, nats, tools};
 
 /// Modules of the system tests that name their own shape, or need no server: the first run of the suite has them.
-const SHAPELESS: [&str; 5] = ["start::", "cluster::", "strangers::", "faults::", "fuzz::"];
+const SHAPELESS: [&str; 6] = ["start::", "cluster::", "doctor::", "strangers::", "faults::", "fuzz::"];
 
 /// A crash of the cluster ends and starts four processes.
 const CLUSTER_CRASHES: &str = "10";

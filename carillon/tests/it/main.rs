@@ -41,6 +41,8 @@ mod heartbeat;
 mod limits;
 mod slow_reader;
 
+mod commands;
+mod doctor;
 mod load_tool;
 
 mod telemetry;

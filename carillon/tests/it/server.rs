@@ -438,7 +438,7 @@ pub(crate) fn unix_ms() -> u64 {
 }
 
 /// The binary, with these settings and none of whoever runs the tests.
-fn carillon(arguments: &[&str], settings: impl IntoIterator<Item = (String, String)>) -> Command {
+pub(crate) fn carillon(arguments: &[&str], settings: impl IntoIterator<Item = (String, String)>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
     command.env_clear().args(arguments).envs(settings).stdin(Stdio::null());
     command
