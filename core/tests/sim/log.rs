@@ -21,7 +21,7 @@ struct Entry {
 }
 
 /// Entries of a marker: more than an owner has appends under way.
-const MARKER_HEIGHT: usize = 512;
+pub(crate) const MARKER_HEIGHT: usize = 512;
 
 impl Log {
     /// Begins what is appended under this tag; the sequence of the marker's last entry. `is_tall` is what [`crate::sabotage`] takes away.

@@ -28,7 +28,7 @@ pub use self::streams::{JetStreamConfig, StreamError};
 use self::{
     reads::Reads,
     rooms::Rooms,
-    writer::{Command, Writer},
+    writer::{Command, MARKER_HEIGHT, Writer},
 };
 use super::{Append, AppendError, Log, LogError, Opened, Part, ReadLimit, ReadSpan, Sequence, Stored};
 use crate::nats::{self, Nats};
@@ -166,8 +166,8 @@ impl Log for JetStreamLog {
             let ended = || LogError::Broken("the writer of the log has ended".into());
             self.partition(partition).commands.send(Command::Open { opened }).await.map_err(|_| ended())?;
             let last = last.await.unwrap_or_else(|_| Err(ended()))?;
-            // The marker is the newest one now.
-            Ok(Opened { incarnation: found.incarnation, last, found: last - 1 })
+            // The marker's messages are the newest ones now.
+            Ok(Opened { incarnation: found.incarnation, last, found: last.saturating_sub(MARKER_HEIGHT as Sequence) })
         }
         .boxed()
     }

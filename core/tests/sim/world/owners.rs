@@ -11,6 +11,7 @@ use prost::Message as _;
 
 use super::{Happening, SECOND_MS, STALL_MS, World, gateway_id};
 use crate::{
+    log::MARKER_HEIGHT,
     replica::{Event, Held},
     sabotage::Sabotage,
 };
@@ -146,6 +147,7 @@ impl World {
     pub(super) fn on_event(&mut self, index: usize, mut event: Event) {
         let now = self.replicas_now(index);
         let (is_watched, hides_keys) = (self.are_watched(), self.is_without(Sabotage::KeysInFlight));
+        let height = if self.is_without(Sabotage::Height) { 1 } else { MARKER_HEIGHT as u64 };
         let replica = &mut self.replicas[index];
         if replica.down_until_ms > self.now_ms {
             return;
@@ -177,7 +179,7 @@ impl World {
             (Event::Up { batch, .. }, None) => held.inbox.push(batch),
             (Event::Marked { tag: of, sequence, .. }, None) if of == tag => {
                 // Shorter than what it had acked, the marker not counted.
-                if sequence <= held.lease.acked {
+                if sequence - height < held.lease.acked {
                     held.lease.losses += 1;
                 }
                 held.lease.acked = sequence;

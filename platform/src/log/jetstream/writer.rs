@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Messages of a marker. They are published as one batch, of which NATS takes 1,000 messages at most.
-const MARKER_HEIGHT: usize = 512;
+pub(super) const MARKER_HEIGHT: usize = 512;
 
 /// Appends under way per partition: fewer than a marker is tall. An owner that has more waits here; and all acks have room in the
 /// inbox (`nats::MAX_WAITING_TO_BE_READ`), however late they are read.
