@@ -43,6 +43,10 @@ pub struct Position {
 }
 
 impl Position {
+    /// Not known yet: the client was let go before the room had said where it stands. No room says this itself, since nothing
+    /// was seen in it, and yet it names an epoch. Whoever comes back with it may have missed something.
+    pub const UNKNOWN: Self = Self { offset: 0, epoch: 0 };
+
     /// At this offset of this life of the room.
     pub fn new(offset: Offset, epoch: &str) -> Self {
         Self { offset, epoch: fnv1a32(epoch.as_bytes()) }

@@ -84,7 +84,7 @@ fn typed(payload: &[u8]) -> Option<(Cow<'_, str>, &RawValue)> {
         return None;
     }
     let Typed { kind, data } = serde_json::from_slice(payload).ok()?;
-    let can_travel = !kind.is_empty() && !kind.contains(['\n', '\r', '\0']) && !RESERVED.contains(&&*kind);
+    let can_travel = !kind.contains(['\n', '\r', '\0']) && !RESERVED.contains(&&*kind);
     can_travel.then_some((kind, data))
 }
 

@@ -48,7 +48,7 @@ async fn payloads_of_ones_own_room_are_events() {
         (r#"{"type":1,"data":1}"#, None),
         (r#"{"type":"a","type":"b","data":1}"#, None),
         (r#"["order",1]"#, None),
-        (r#"{"type":"","data":1}"#, None),
+        (r#"{"type":"","data":1}"#, Some(("", "1"))),
         (r#"{"type":"a\nb","data":1}"#, None),
         (r#"{"type":"a\rb","data":1}"#, None),
         (r#"{"type":"a\u0000b","data":1}"#, None),

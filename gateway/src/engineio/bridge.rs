@@ -17,11 +17,11 @@ use tokio::{
 use super::{
     elsewhere::Elsewhere,
     packet::{self, Outgoing, Packet, split_payload, take_payload},
-    request::Sid,
+    request::{Refused, Sid},
     server::{Config, UPGRADE_MS},
-    websocket::{push, say_goodbye},
+    websocket::{broken_frame, broken_protocol, push, say_goodbye},
 };
-use crate::websocket::codec::{self, Decoder, Event};
+use crate::websocket::codec::{self, Decoder, Event, Violation};
 
 /// What is read at once, beside the rest of a frame.
 const READ_BYTES: usize = 4 * 1024;
@@ -30,11 +30,13 @@ const READ_BYTES: usize = 4 * 1024;
 pub(super) async fn serve(config: &Config, elsewhere: &Rc<Elsewhere>, sid: Sid, upgraded: Upgraded) {
     let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
     let patience = Duration::from_millis(config.ping_interval_ms + config.ping_timeout_ms);
-    let mut bridge = Bridge { elsewhere, sid, max: config.max_payload, patience, heard: Heard::default(), is_carried: false };
+    let (heard, is_carried, close) = (Heard::default(), false, codec::close_frame(None, ""));
+    let mut bridge = Bridge { elsewhere, sid, max: config.max_payload, patience, heard, is_carried, close };
     bridge.run(&mut reader, &mut writer).await;
     let gone = if bridge.is_carried { Step::Gone } else { Step::ProbeGone };
     elsewhere.tell_step(0, sid, gone, Bytes::new());
-    say_goodbye(&mut reader, &mut writer, &Outbox::default(), &codec::close_frame(None, "")).await;
+    let close = bridge.heard.violation.map_or(bridge.close, broken_frame);
+    say_goodbye(&mut reader, &mut writer, &Outbox::default(), &close).await;
 }
 
 struct Bridge<'b> {
@@ -45,6 +47,8 @@ struct Bridge<'b> {
     heard: Heard,
     /// It is the peer's transport, after `5`.
     is_carried: bool,
+    /// The last frame, unless what came broke the frames themselves.
+    close: Bytes,
 }
 
 /// What came over the socket and is not acted on yet.
@@ -53,13 +57,14 @@ struct Heard {
     decoder: Decoder,
     bytes: Vec<u8>,
     said: Vec<Said>,
+    violation: Option<Violation>,
 }
 
 enum Said {
     Text(String),
     Binary(Bytes),
     Ping(Bytes),
-    Close,
+    Close(Option<u16>),
 }
 
 impl Bridge<'_> {
@@ -86,7 +91,11 @@ impl Bridge<'_> {
                     }
                 }
                 payload = &mut hearing => {
-                    let Ok(payload) = payload else { return };
+                    let payload = match payload {
+                        Ok(payload) => payload,
+                        Err(Refused::Closed(code)) => return self.close = codec::close_frame(Some(code), ""),
+                        Err(_) => return,
+                    };
                     if !self.write(writer, split_payload(&payload)).await {
                         return;
                     }
@@ -101,7 +110,10 @@ impl Bridge<'_> {
         let mut messages = std::collections::VecDeque::new();
         for said in std::mem::take(&mut self.heard.said) {
             match said {
-                Said::Close => return false,
+                Said::Close(code) => {
+                    self.close = codec::close_frame(code, "");
+                    return false;
+                }
                 Said::Ping(payload) => {
                     let pong = codec::pong_frame(&payload);
                     if !matches!(timeout(self.patience, writer.write_all(&pong)).await, Ok(Ok(()))) {
@@ -110,12 +122,18 @@ impl Bridge<'_> {
                 }
                 Said::Text(text) if self.is_carried => messages.push_back(Outgoing::Text(text.into(), Bytes::new())),
                 Said::Binary(bytes) if self.is_carried => messages.push_back(Outgoing::Binary(bytes)),
-                Said::Binary(_) => return false,
+                Said::Binary(_) => {
+                    self.close = broken_protocol();
+                    return false;
+                }
                 Said::Text(text) => {
                     let step = match packet::parse(&text) {
                         Ok(Packet::Ping("probe")) => Step::Probe,
                         Ok(Packet::Upgrade) => Step::Upgrade,
-                        _ => return false,
+                        _ => {
+                            self.close = broken_protocol();
+                            return false;
+                        }
                     };
                     if self.elsewhere.ask(self.sid, step, Bytes::new()).await.is_err() {
                         return false;
@@ -165,12 +183,17 @@ impl Heard {
                     Event::Binary(bytes) => Said::Binary(Bytes::copy_from_slice(bytes)),
                     Event::Ping(payload) => Said::Ping(Bytes::copy_from_slice(payload)),
                     Event::Pong => return true,
-                    Event::Close(_) => Said::Close,
+                    Event::Close(code) => Said::Close(code),
                 });
                 true
             });
-            let Ok(used) = fed else { return false };
-            self.bytes.drain(..used);
+            match fed {
+                Ok(used) => drop(self.bytes.drain(..used)),
+                Err(violation) => {
+                    self.violation = Some(violation);
+                    return false;
+                }
+            }
         }
         true
     }

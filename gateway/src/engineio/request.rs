@@ -71,13 +71,18 @@ pub enum Refused {
     UnsupportedVersion,
     TooLarge,
     NotNow,
+    /// The connection has ended, and its WebSocket is to be closed with this code.
+    Closed(u16),
 }
+
+/// Codes of close frames (RFC 6455, section 7.4.2): between gateways they are refusals of their own, far above the others' numbers.
+const CLOSE_CODES: std::ops::RangeInclusive<u32> = 1000..=4999;
 
 impl Refused {
     fn parts(self) -> (StatusCode, u8, &'static str) {
         match self {
             Self::UnknownTransport => (StatusCode::BAD_REQUEST, 0, "Transport unknown"),
-            Self::UnknownSid => (StatusCode::BAD_REQUEST, 1, "Session ID unknown"),
+            Self::UnknownSid | Self::Closed(_) => (StatusCode::BAD_REQUEST, 1, "Session ID unknown"),
             Self::BadHandshakeMethod => (StatusCode::BAD_REQUEST, 2, "Bad handshake method"),
             Self::BadRequest => (StatusCode::BAD_REQUEST, 3, "Bad request"),
             Self::Forbidden => (StatusCode::FORBIDDEN, 4, "Forbidden"),
@@ -87,6 +92,7 @@ impl Refused {
         }
     }
 
+    /// Those that have a number by their place here.
     const ALL: [Self; 8] = [
         Self::UnknownTransport,
         Self::UnknownSid,
@@ -100,11 +106,17 @@ impl Refused {
 
     /// Its number between gateways, from 1 on.
     pub(super) fn number(self) -> u32 {
-        1 + Self::ALL.iter().position(|known| *known == self).expect("all are listed") as u32
+        match self {
+            Self::Closed(code) => code.into(),
+            _ => 1 + Self::ALL.iter().position(|known| *known == self).expect("all others are listed") as u32,
+        }
     }
 
     /// From its number; whatever a newer gateway means by others, the connection can't be had.
     pub(super) fn of_number(number: u32) -> Self {
+        if CLOSE_CODES.contains(&number) {
+            return Self::Closed(number as u16);
+        }
         let index = number.checked_sub(1).and_then(|index| usize::try_from(index).ok());
         index.and_then(|index| Self::ALL.get(index)).copied().unwrap_or(Self::UnknownSid)
     }
@@ -196,6 +208,8 @@ mod tests {
         for refused in Refused::ALL {
             assert_eq!(Refused::of_number(refused.number()), refused);
         }
+        assert_eq!(Refused::of_number(Refused::Closed(4200).number()), Refused::Closed(4200));
         assert_eq!(Refused::of_number(99), Refused::UnknownSid);
+        assert_eq!(Refused::of_number(5000), Refused::UnknownSid);
     }
 }

@@ -535,7 +535,10 @@ impl<A: Application> Server<A> {
                     }
                     return Ok(payload);
                 }
-                None if socket.is_over() || !socket.peer().borrow().is_on_websocket() => return Err(Refused::UnknownSid),
+                None if socket.is_over() => {
+                    return Err(socket.farewell().map_or(Refused::UnknownSid, |(code, _)| Refused::Closed(code)));
+                }
+                None if !socket.peer().borrow().is_on_websocket() => return Err(Refused::UnknownSid),
                 None => socket.carried().await,
             }
         }

@@ -5,6 +5,7 @@ use std::{io::IoSlice, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use carillon_core::outbox::Outbox;
+use carillon_proto::codes::Close;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -85,7 +86,7 @@ impl<A: Application> Line<A> {
                     }
                     match decoder.feed(&mut waiting, max, |event| self.on_event(event)) {
                         Ok(used) => drop(waiting.drain(..used)),
-                        Err(violation) => self.on_violation(violation),
+                        Err(violation) => self.close = Some(broken_frame(violation)),
                     }
                     if waiting.is_empty() {
                         waiting = Vec::new();
@@ -177,17 +178,8 @@ impl<A: Application> Line<A> {
         self.server.settle(&self.socket);
     }
 
-    fn on_violation(&mut self, violation: Violation) {
-        let (code, reason) = match violation {
-            Violation::Protocol => (1002, "websocket protocol error"),
-            Violation::NotUtf8 => (1007, "text is not UTF-8"),
-            Violation::TooBig => (1009, "message too big"),
-        };
-        self.close = Some(codec::close_frame(Some(code), reason));
-    }
-
     fn violate(&mut self) {
-        self.close = Some(codec::close_frame(Some(1002), "engine.io protocol error"));
+        self.close = Some(broken_protocol());
     }
 
     /// The socket is of no use any more.
@@ -200,6 +192,21 @@ impl<A: Application> Line<A> {
         }
         self.server.settle(&self.socket);
     }
+}
+
+/// The last frame for a client whose frames break RFC 6455, or are too large.
+pub(super) fn broken_frame(violation: Violation) -> Bytes {
+    let why = match violation {
+        Violation::Protocol => Close::WebSocketProtocol,
+        Violation::NotUtf8 => Close::NotUtf8,
+        Violation::TooBig => Close::TooBig,
+    };
+    codec::close_frame(Some(why.code()), &why.reason())
+}
+
+/// The last frame for a client that does what Engine.IO forbids.
+pub(super) fn broken_protocol() -> Bytes {
+    codec::close_frame(Some(Close::WebSocketProtocol.code()), "engine.io protocol error")
 }
 
 /// A frame whose payload is what everyone is told and what only this client is: the header is its own, the rest is not

@@ -24,8 +24,6 @@ pub(crate) struct EventStream {
     has_moved: bool,
     /// All rooms have been joined once, and the client has been told where it stands.
     is_told: bool,
-    /// The cursor that came with the request is none of this stream's.
-    is_lost: bool,
     /// Milliseconds of the shard's clock, wrapping: since when what waits has waited, without anything of it being taken.
     pub(crate) waits_since_ms: u32,
     /// Where the body finds what is left when the connection is over.
@@ -41,6 +39,8 @@ struct Place {
     mark: RoomMark,
     /// Not known before the room is joined, unless the client said it.
     position: Option<Position>,
+    /// The cursor that came with the request is none of this stream's, or was written before this room was joined.
+    is_lost: bool,
     is_joined: bool,
 }
 
@@ -76,16 +76,19 @@ impl EventStream {
         for room in rooms {
             let mark = RoomMark::of(&room);
             let earlier = places.iter().filter(|place| place.mark == mark).count();
-            let position = cursor.as_ref().and_then(|cursor| cursor.as_ref().ok()?.find(mark, earlier));
-            places.push(Place { room, mark, position, is_joined: false });
+            let named = cursor.as_ref().and_then(|cursor| cursor.as_ref().ok()?.find(mark, earlier));
+            let position = named.filter(|position| *position != Position::UNKNOWN);
+            places.push(Place { room, mark, position, is_lost: named != position, is_joined: false });
         }
         // One that names no room of the request belongs elsewhere; one that does not name all is older than the request.
-        let is_lost = cursor.is_some() && places.iter().all(|place| place.position.is_none());
+        if cursor.is_some() && places.iter().all(|place| place.position.is_none()) {
+            places.iter_mut().for_each(|place| place.is_lost = true);
+        }
         let (here, gone) = oneshot::channel();
         let rest = Rest::default();
         let listener = Listener { rest: rest.clone(), here };
         let (has_moved, is_told, waits_since_ms) = (false, false, 0);
-        (Self { is_personal, places, has_moved, is_told, is_lost, waits_since_ms, rest, gone, abort }, listener)
+        (Self { is_personal, places, has_moved, is_told, waits_since_ms, rest, gone, abort }, listener)
     }
 
     /// The joins that make the stream.
@@ -125,10 +128,9 @@ impl EventStream {
     }
 
     fn on_joined(&mut self, room: &RoomName, head: u64, epoch: &str, reason: Option<&str>) -> Vec<u8> {
-        let is_lost = self.is_lost;
         let Some(place) = self.place(room.as_str()) else { return Vec::new() };
-        let is_first = !std::mem::replace(&mut place.is_joined, true);
-        let reason = reason.or((is_lost && is_first).then_some("cursor"));
+        place.is_joined = true;
+        let reason = reason.or(std::mem::take(&mut place.is_lost).then_some("cursor"));
         // What was claimed and holds is where the client stands; what it missed follows.
         if reason.is_some() || place.position.is_none() {
             place.position = Some(Position::new(head, epoch));
@@ -157,8 +159,76 @@ impl EventStream {
         self.places.iter_mut().find(|place| place.room.as_str() == room)
     }
 
-    /// Where the client stands once it has been sent what was said so far.
+    /// Where the client stands once it has been sent what was said so far. All rooms are named, also those that have not been
+    /// joined yet: one that was left out would look as if it were new in the request.
     fn cursor(&self) -> String {
-        cursor::encode(self.places.iter().filter_map(|place| Some((place.mark, place.position?))))
+        cursor::encode(self.places.iter().map(|place| (place.mark, place.position.unwrap_or(Position::UNKNOWN))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::ids::{Epoch, MessageId};
+
+    use super::*;
+
+    fn room(name: &str) -> RoomName {
+        RoomName::parse(name).unwrap()
+    }
+
+    fn open(last_id: Option<&str>) -> EventStream {
+        let cursor = last_id.map(|id| Cursor::parse(id, Cursor::MAX_ID_BYTES));
+        EventStream::new(&UserId::parse("ada").unwrap(), Some(vec![room("a"), room("b")]), cursor, None).0
+    }
+
+    /// The blocks of a room that is joined with its head at 5.
+    fn join(stream: &mut EventStream, name: &str) -> String {
+        let (room, epoch) = (room(name), Epoch::new("i", 1));
+        let (reference, recovered, reason, members) = (None, true, None, None);
+        let joined = ServerFrame::Joined { room: &room, reference, offset: 5, epoch: &epoch, recovered, reason, members };
+        match stream.on_frame(&joined) {
+            Told::Blocks(blocks) => String::from_utf8(blocks).unwrap(),
+            Told::End => panic!("it goes on"),
+        }
+    }
+
+    fn id(text: &str) -> &str {
+        text.lines().find_map(|line| line.strip_prefix("id: ")).unwrap_or_else(|| panic!("no id: {text}"))
+    }
+
+    fn since(stream: &EventStream) -> Vec<Option<u64>> {
+        stream.joins().into_iter().map(|(_, options)| options.since).collect()
+    }
+
+    #[test]
+    fn every_id_names_every_room() {
+        // With a bad cursor, and with none: dropped behind the first room, nothing of the second one may be missed in silence.
+        for last_id in [Some("nonsense"), None] {
+            let mut stream = open(last_id);
+            let joined = join(&mut stream, "a");
+            assert_eq!(joined.contains("event: gap"), last_id.is_some(), "{joined}");
+            let message =
+                Outgoing { room: "a", payload: b"1", sender: "bob", offset: 6, id: MessageId([0; 16]), ts: 1, epoch: "i.1" };
+            let line = stream.on_message(&message).unwrap();
+            let seen = if last_id.is_some() { vec![(id(&joined), 5)] } else { Vec::new() };
+            for (id, offset) in seen.into_iter().chain([(id(std::str::from_utf8(&line).unwrap()), 6)]) {
+                let mut again = open(Some(id));
+                assert_eq!(since(&again), [Some(offset), None]);
+                assert_eq!(join(&mut again, "a"), "", "told once");
+                let gap = join(&mut again, "b");
+                assert!(gap.contains("event: gap\ndata: {\"room\":\"b\",\"reason\":\"cursor\"}\n"), "{gap}");
+                assert_eq!(since(&open(Some(self::id(&gap)))), [Some(offset), Some(5)]);
+            }
+        }
+    }
+
+    #[test]
+    fn rooms_that_are_new_in_the_request_begin_live() {
+        let of_a = cursor::encode(std::iter::once((RoomMark::of(&room("a")), Position::new(3, "i.1"))));
+        let mut stream = open(Some(&of_a));
+        assert_eq!(join(&mut stream, "b"), "");
+        let started = join(&mut stream, "a");
+        assert!(!started.contains("gap"), "{started}");
+        assert_eq!(since(&open(Some(id(&started)))), [Some(3), Some(5)]);
     }
 }

@@ -42,7 +42,10 @@ pub(crate) struct SocketIoDoor {
 
 struct Guest {
     client: Client,
-    opened: Instant,
+    /// Since when it may say who it is: since it came, or since it left by DISCONNECT.
+    awaited: Instant,
+    /// Counts the times that it may; what was due for an earlier one is not for this one.
+    waits: u32,
     attempts: u32,
     /// It has a connection in the shard.
     is_known: bool,
@@ -123,7 +126,7 @@ impl SocketIoDoor {
     fn connect(&self, socket: &Socket, auth: &str) {
         // What has other types than expected says nothing.
         let auth: Auth = serde_json::from_str(auth).map(Auth::of).unwrap_or_default();
-        let asked = self.guests.borrow().get(&socket.number()).map_or_else(Instant::now, |guest| guest.opened);
+        let asked = self.guests.borrow().get(&socket.number()).map_or_else(Instant::now, |guest| guest.awaited);
         let (socket, shard, records, verifier) =
             (socket.clone(), self.shard.clone(), self.records.clone(), self.verifier.clone());
         let (guests, strangers) = (self.guests.clone(), self.strangers.clone());
@@ -183,9 +186,16 @@ impl SocketIoDoor {
     /// Closes a client that does not say who it is in time.
     fn await_connect(&self, socket: &Socket) {
         let (guests, socket, patience) = (self.guests.clone(), socket.clone(), self.handshake);
+        let waits = {
+            let mut guests = guests.borrow_mut();
+            let Some(guest) = guests.get_mut(&socket.number()) else { return };
+            guest.awaited = Instant::now();
+            guest.waits += 1;
+            guest.waits
+        };
         tokio::task::spawn_local(async move {
             tokio::time::sleep(patience).await;
-            if guests.borrow().get(&socket.number()).is_some_and(|guest| !guest.is_known) {
+            if guests.borrow().get(&socket.number()).is_some_and(|guest| !guest.is_known && guest.waits == waits) {
                 socket.close(None);
             }
         });
@@ -251,7 +261,7 @@ impl Application for SocketIoDoor {
     }
 
     fn on_open(&self, socket: &Socket) {
-        let guest = Guest { client: Client::default(), opened: Instant::now(), attempts: 0, is_known: false };
+        let guest = Guest { client: Client::default(), awaited: Instant::now(), waits: 0, attempts: 0, is_known: false };
         self.guests.borrow_mut().insert(socket.number(), guest);
         self.strangers.set(self.strangers.get() + 1);
         self.await_connect(socket);

@@ -175,7 +175,7 @@ pub(crate) fn message_of_kind(message: &Outgoing<'_>, kind_bytes: usize) -> Byte
     let payload = std::str::from_utf8(message.payload).unwrap_or("null");
     let mut out = format!(r#"42[{},{{"roomId":{}"#, json(&format!("{kind}:message")), json(room_id));
     let fields = match serde_json::from_str(payload) {
-        Ok(Fields(fields)) => fields.into_iter().filter(|(name, _)| !OURS.contains(&&**name)).collect(),
+        Ok(Fields(fields)) => fields.into_iter().filter(|(name, _)| !is_ours(name, message.offset == 0)).collect(),
         Err(_) => serde_json::from_str(payload).map_or(Vec::new(), |raw| vec![("payload".into(), raw)]),
     };
     if !fields.is_empty() {
@@ -194,8 +194,10 @@ pub(crate) fn message_of_kind(message: &Outgoing<'_>, kind_bytes: usize) -> Byte
     out.into()
 }
 
-/// Fields of `<kind>:message` that this server sets.
-const OURS: [&str; 6] = ["roomId", "id", "userId", "offset", "ts", "ephemeral"];
+/// Fields of `<kind>:message` that this server sets. One that is not stored has no `id` and no `offset`, whatever its sender says.
+fn is_ours(name: &str, is_ephemeral: bool) -> bool {
+    matches!(name, "roomId" | "id" | "userId" | "offset" | "ts") || is_ephemeral && name == "ephemeral"
+}
 
 /// `<kind>:userJoined` and `<kind>:userLeft`.
 pub(crate) fn user_of_kind(kind: &str, verb: &str, user: &str, info: &str) -> String {
@@ -343,7 +345,9 @@ mod tests {
             body(&out),
             format!(r#"42["chat:message",{{"roomId":"1","payload":[1],"id":"{id}","userId":"ada","offset":2,"ts":7}}"#)
         );
-        (out.payload, out.offset) = (b"{}", 0);
+        out.payload = br#"{"ephemeral":"ink"}"#;
+        assert!(body(&out).contains(r#""ephemeral":"ink""#), "a field like any other in what is stored");
+        (out.payload, out.offset) = (br#"{"ephemeral":false,"offset":9,"id":"mine"}"#, 0);
         assert_eq!(body(&out), r#"42["chat:message",{"roomId":"1","userId":"ada","ephemeral":true,"ts":7}"#);
     }
 
