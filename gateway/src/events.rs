@@ -17,7 +17,6 @@ use http::{
     Request, StatusCode,
     header::{self, HeaderValue},
 };
-use hyper::body::Incoming;
 
 use crate::{
     http::{
@@ -26,13 +25,14 @@ use crate::{
         token_refused,
     },
     shard::Opening,
+    upload::Upload,
 };
 use body::EventBody;
 use request::{Asked, Wanted};
 use stream::EventStream;
 
 /// Answers a request for `/events`, or for `/events/{path_user}`.
-pub(crate) async fn open(front: &Rc<Front>, request: Request<Incoming>, path_user: Option<&str>) -> Result<Reply, Problem> {
+pub(crate) async fn open(front: &Rc<Front>, request: Request<Upload>, path_user: Option<&str>) -> Result<Reply, Problem> {
     let came = Instant::now();
     let Asked { token, wanted, client, cursor } = request::read(&request, path_user, &front.config)?;
     let claims = match front.verify(token.as_deref()).await {

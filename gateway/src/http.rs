@@ -38,6 +38,7 @@ use crate::{
     engineio,
     shard::Shard,
     socketio::{door::SocketIoDoor, records::Forgetting},
+    upload::Upload,
     wire::Wire,
 };
 pub(crate) use rates::Rates;
@@ -196,11 +197,7 @@ async fn begin(front: &Front, stream: TcpStream) -> io::Result<(Wire, bool)> {
 }
 
 async fn answer(front: &Rc<Front>, stranger: &Stranger, request: hyper::Request<Incoming>) -> Result<Reply, Infallible> {
-    // One that polls may wait long for its answer.
-    if front.socketio.knows(&request) {
-        stranger.is_known();
-    }
-    let reply = router::answer(front, request).await;
+    let reply = router::answer(front, Upload::of(request), stranger).await;
     if reply.status().is_success() {
         stranger.is_known();
     }

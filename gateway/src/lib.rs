@@ -21,6 +21,7 @@ mod publishes;
 mod shard;
 pub mod socketio;
 mod tls;
+pub mod upload;
 pub mod websocket;
 mod wheel;
 mod wire;

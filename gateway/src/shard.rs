@@ -846,9 +846,12 @@ impl Shard {
         let EventStream { rest, gone, abort, .. } = *stream;
         *rest.borrow_mut() = outbox;
         tokio::task::spawn_local(self.goodbyes.track_future(async move {
-            if timeout(GOODBYE, gone).await.is_err()
-                && let Some(abort) = abort
-            {
+            if timeout(GOODBYE, gone).await.is_ok() {
+                return;
+            }
+            // Over HTTP/2 the body may stay for as long as its client likes, since the socket carries others too.
+            drop(std::mem::take(&mut *rest.borrow_mut()));
+            if let Some(abort) = abort {
                 abort.cancel();
             }
         }));

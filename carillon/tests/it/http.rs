@@ -228,6 +228,59 @@ async fn mistakes_have_their_answers() {
     assert_eq!(server.connect("ada").await.history("lobby", "").await.offsets(), [1, 2]);
 }
 
+/// Most clients look for an answer once they have written all, and take a connection that is reset meanwhile for a failure.
+#[tokio::test]
+async fn who_still_writes_can_read_why_not() {
+    const LARGE: usize = 4 << 20;
+    let server = Server::start().await;
+    let ada = server.token("ada");
+    let opened = Call::new("GET", "/socket.io/?EIO=4&transport=polling").to(&server).await;
+    let open: serde_json::Value = serde_json::from_str(&opened.body[1..]).unwrap();
+    let poll = format!("/socket.io/?EIO=4&transport=polling&sid={}", open["sid"].as_str().unwrap());
+    let messages = "/rooms/lobby/messages";
+    let post = |path: &str| Call::new("POST", path).header("content-type", "application/json");
+    for (call, status) in [
+        (post(messages), 401),
+        (post(messages).token(&ada), 413),
+        (post("/rooms/user:bob/messages").token(&ada), 413),
+        (Call::new("POST", messages).token(&ada), 415),
+        (post("/tokens").token(&ada), 403),
+        (post("/nothing"), 404),
+        (post("/events/ada"), 405),
+        (post(messages).header("origin", "https://evil.example"), 403),
+        (post(&poll), 413),
+    ] {
+        let mut socket = TcpStream::connect(server.listen).await.unwrap();
+        let head = format!("{}content-length: {LARGE}\r\n\r\n", call.head);
+        socket.write_all(head.as_bytes()).await.unwrap();
+        // Refused by now, where the head alone decides.
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        for piece in vec![b'x'; LARGE].chunks(64 << 10) {
+            socket.write_all(piece).await.unwrap_or_else(|error| panic!("{}: {error}", call.head));
+        }
+        let mut answer = String::new();
+        let read = tokio::time::timeout(crate::server::PATIENCE, socket.read_to_string(&mut answer)).await.unwrap();
+        read.unwrap_or_else(|error| panic!("{}: {error}", call.head));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{}: {answer}", call.head);
+    }
+    // Without end it is not read.
+    let mut socket = TcpStream::connect(server.listen).await.unwrap();
+    socket.write_all(format!("{}content-length: {}\r\n\r\n", post("/nothing").head, 1u64 << 40).as_bytes()).await.unwrap();
+    let piece = vec![b'x'; 1 << 20];
+    let mut written = 0;
+    while socket.write_all(&piece).await.is_ok() {
+        written += piece.len();
+        assert!(written < 64 << 20, "it is read for ever");
+    }
+    // Who asks first whether to write is told no, and not to go on.
+    let call = post(messages).header("expect", "100-continue").header("content-length", &LARGE.to_string());
+    let mut socket = TcpStream::connect(server.listen).await.unwrap();
+    socket.write_all(format!("{}\r\n", call.head).as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(crate::server::PATIENCE, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+}
+
 #[tokio::test]
 async fn slow_body_is_not_waited_for() {
     let server = Server::with(&[("limits.handshake_ms", "300")]).await;

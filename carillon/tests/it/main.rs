@@ -31,8 +31,10 @@ mod history;
 mod resume;
 mod retention;
 
+mod engineio;
 mod events;
 mod http;
+mod recovery;
 
 mod bad_frames;
 mod crowd;

@@ -23,6 +23,21 @@ impl<'a> Polling<'a> {
         (polling, answer)
     }
 
+    /// The id that names it to any gateway.
+    pub(crate) fn sid(&self) -> &str {
+        &self.sid
+    }
+
+    /// Passes over packets until one starts like this.
+    pub(crate) async fn next_with(&mut self, start: &str) -> String {
+        loop {
+            let packet = self.next().await.unwrap_or_else(|| panic!("{start}, not the end"));
+            if packet.starts_with(start) {
+                return packet;
+            }
+        }
+    }
+
     fn path(&self) -> String {
         format!("/socket.io/?EIO=4&transport=polling&sid={}", self.sid)
     }

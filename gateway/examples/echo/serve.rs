@@ -3,7 +3,10 @@
 use std::{convert::Infallible, rc::Rc};
 
 use bytes::Bytes;
-use carillon_gateway::engineio::{Application, Config, Cors, Server};
+use carillon_gateway::{
+    engineio::{Application, Config, Cors, Server},
+    upload::Upload,
+};
 use carillon_proto::ids::GatewayId;
 use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
@@ -33,7 +36,7 @@ async fn serve<A: Application>(path: &'static str, server: Rc<Server<A>>) -> any
             async move {
                 // Clients of either kind leave out the slash at the end.
                 if request.uri().path().trim_end_matches('/') == path.trim_end_matches('/') {
-                    return Ok::<_, Infallible>(server.answer(request).await.map(Full::new));
+                    return Ok::<_, Infallible>(server.answer(Upload::of(request), &|| {}).await.map(Full::new));
                 }
                 let mut response = Response::new(Full::<Bytes>::default());
                 *response.status_mut() = StatusCode::NOT_FOUND;

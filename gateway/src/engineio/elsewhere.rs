@@ -14,7 +14,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use carillon_platform::bus::Bus;
 use carillon_proto::{
-    engineio::{self as wire, Answer, Ask, Cancel, Envelope, Ping, Pong, Step, envelope::Item},
+    engineio::{self as wire, Answer, Ask, Cancel, Envelope, Known, Ping, Pong, Step, envelope::Item},
     ids::GatewayId,
 };
 use prost::Message as _;
@@ -57,6 +57,8 @@ pub struct Elsewhere {
     numbers: Cell<u64>,
     asked: RefCell<HashMap<u64, Asked>>,
     holders: RefCell<HashMap<GatewayId, Holder>>,
+    /// Requests whose client may turn out to be one that has shown who it is, by the numbers of their questions.
+    unknown: RefCell<HashMap<u64, (GatewayId, oneshot::Sender<()>)>>,
     served: RefCell<HashMap<(GatewayId, u64), AbortHandle>>,
     unsaid: RefCell<HashMap<GatewayId, Unsaid>>,
     saying: Notify,
@@ -95,6 +97,7 @@ impl Elsewhere {
             numbers: Cell::new(0),
             asked: RefCell::default(),
             holders: RefCell::default(),
+            unknown: RefCell::default(),
             served: RefCell::default(),
             unsaid: RefCell::default(),
             saying: Notify::new(),
@@ -155,6 +158,13 @@ impl Elsewhere {
         let answer = answered.await.unwrap_or(Err(Refused::UnknownSid));
         drop(question);
         answer
+    }
+
+    /// Waits until the holder says that the client of a question has shown who it is.
+    pub(super) fn known(self: &Rc<Self>, number: u64, sid: Sid) -> KnownElsewhere {
+        let (told, known) = oneshot::channel();
+        self.unknown.borrow_mut().insert(number, (sid.owner(), told));
+        KnownElsewhere { elsewhere: self.clone(), number, known }
     }
 
     /// Says a step without waiting for an answer.
@@ -227,6 +237,15 @@ impl Elsewhere {
         match item {
             Item::Ask(ask) => self.on_ask(server, from, ask),
             Item::Answer(answer) => self.on_answer(from, answer),
+            Item::Known(Known { number }) => {
+                let mut unknown = self.unknown.borrow_mut();
+                // Only the holder's word counts.
+                if unknown.get(&number).is_some_and(|(holder, _)| *holder == from)
+                    && let Some((_, told)) = unknown.remove(&number)
+                {
+                    let _ = told.send(());
+                }
+            }
             Item::Cancel(Cancel { number }) => {
                 if let Some(serving) = self.served.borrow_mut().remove(&(from, number)) {
                     serving.abort();
@@ -250,6 +269,13 @@ impl Elsewhere {
         let (number, step) = (*number, ask.step());
         let sid = Sid::parse(sid).filter(|sid| sid.owner() == self.me);
         let poster = (from, number);
+        // Either may take its time: the GET until there is something to say, the POST until its body is here.
+        if let (Some(sid), Step::PostBegins | Step::Poll) = (sid, step)
+            && number > 0
+            && server.holds_known(sid)
+        {
+            self.tell(from, Item::Known(Known { number }));
+        }
         if let (Some(sid), Step::PostBegins | Step::PostGone) = (sid, step) {
             // At once: what is spawned has no order.
             server.on_posting_elsewhere(sid, poster, step);
@@ -338,8 +364,34 @@ fn body_bytes(item: &Item) -> usize {
             Item::Ask(ask) => ask.body.len(),
             Item::Answer(answer) => answer.body.len(),
             Item::Pong(pong) => pong.serving.len() * 5,
-            Item::Cancel(_) | Item::Ping(_) => 0,
+            Item::Cancel(_) | Item::Ping(_) | Item::Known(_) => 0,
         }
+}
+
+/// A request of a client that may be known to its holder.
+pub(super) struct KnownElsewhere {
+    elsewhere: Rc<Elsewhere>,
+    number: u64,
+    known: oneshot::Receiver<()>,
+}
+
+impl KnownElsewhere {
+    /// Does `work`, and says once meanwhile that the client is known, if it is.
+    pub(super) async fn during<T>(mut self, on_known: &dyn Fn(), work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            Ok(()) = &mut self.known => on_known(),
+        }
+        work.await
+    }
+}
+
+impl Drop for KnownElsewhere {
+    fn drop(&mut self) {
+        self.elsewhere.unknown.borrow_mut().remove(&self.number);
+    }
 }
 
 /// A question that waits: dropped without an answer, it was given up by the client.

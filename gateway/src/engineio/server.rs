@@ -13,7 +13,6 @@ use carillon_platform::settings::Origins;
 use carillon_proto::{engineio::Step, ids::GatewayId};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
@@ -25,7 +24,7 @@ use super::{
     request::{self, Asked, Refused, Sid, Transport},
     websocket,
 };
-use crate::websocket::handshake;
+use crate::{upload::Upload, websocket::handshake};
 
 /// How long the clock is not looked at while nothing is due.
 const IDLE: Duration = Duration::from_secs(60);
@@ -440,20 +439,20 @@ impl<A: Application> Server<A> {
         }
     }
 
-    /// Whether a request is one of a client's that has shown who it is.
-    pub fn knows<B>(&self, request: &Request<B>) -> bool {
-        let sid = request::read(request).ok().and_then(|asked| asked.sid);
-        let socket = sid.and_then(|sid| self.sockets.borrow().get(&sid).cloned());
+    /// Whether this id is one of a client here that has shown who it is.
+    pub(super) fn holds_known(&self, sid: Sid) -> bool {
+        let socket = self.sockets.borrow().get(&sid).cloned();
         socket.is_some_and(|socket| self.app.is_known(&socket))
     }
 
-    /// Answers an HTTP request, whatever it is.
-    pub async fn answer(self: &Rc<Self>, request: Request<Incoming>) -> Response<Bytes> {
+    /// Answers an HTTP request, whatever it is. `on_known` is told, once and before the answer, which may take long, that the
+    /// request is one of a client that has shown who it is.
+    pub async fn answer(self: &Rc<Self>, request: Request<Upload>, on_known: &dyn Fn()) -> Response<Bytes> {
         let Ok(cors) = self.cors(request.headers()) else { return Refused::Forbidden.response() };
         let mut response = if request.method() == Method::OPTIONS {
             preflight()
         } else {
-            self.serve(request).await.unwrap_or_else(Refused::response)
+            self.serve(request, on_known).await.unwrap_or_else(Refused::response)
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -544,10 +543,13 @@ impl<A: Application> Server<A> {
         }
     }
 
-    async fn serve(self: &Rc<Self>, request: Request<Incoming>) -> Result<Response<Bytes>, Refused> {
+    async fn serve(self: &Rc<Self>, request: Request<Upload>, on_known: &dyn Fn()) -> Result<Response<Bytes>, Refused> {
         let Asked { transport, sid } = request::read(&request)?;
         if let (Some(sid), Some(elsewhere)) = (sid.filter(|sid| sid.owner() != self.owner), &self.elsewhere) {
-            return self.serve_elsewhere(elsewhere, transport, sid, request).await;
+            return self.serve_elsewhere(elsewhere, transport, sid, request, on_known).await;
+        }
+        if sid.is_some_and(|sid| self.holds_known(sid)) {
+            on_known();
         }
         let is_known = sid.is_none_or(|sid| self.sockets.borrow().contains_key(&sid));
         match (transport, sid) {
@@ -582,15 +584,22 @@ impl<A: Application> Server<A> {
         elsewhere: &Rc<Elsewhere>,
         transport: Transport,
         sid: Sid,
-        mut request: Request<Incoming>,
+        mut request: Request<Upload>,
+        on_known: &dyn Fn(),
     ) -> Result<Response<Bytes>, Refused> {
         match (transport, request.method()) {
-            (Transport::Polling, &Method::GET) => elsewhere.ask(sid, Step::Poll, Bytes::new()).await.map(text),
+            (Transport::Polling, &Method::GET) => {
+                let number = elsewhere.number();
+                let known = elsewhere.known(number, sid);
+                known.during(on_known, elsewhere.ask_as(number, sid, Step::Poll, Bytes::new())).await.map(text)
+            }
             (Transport::Polling, &Method::POST) => {
-                let mut posting = PostingElsewhere::begin(elsewhere, sid);
-                let body = self.body(request.into_body()).await?;
+                let number = elsewhere.number();
+                let known = elsewhere.known(number, sid);
+                let mut posting = PostingElsewhere::begin(elsewhere, sid, number);
+                let body = known.during(on_known, self.body(request.into_body())).await?;
                 posting.is_read = true;
-                elsewhere.ask_as(posting.number, sid, Step::Post, body).await.map(|_| text(Bytes::from_static(b"ok")))
+                elsewhere.ask_as(number, sid, Step::Post, body).await.map(|_| text(Bytes::from_static(b"ok")))
             }
             (Transport::Polling, _) => Err(Refused::BadRequest),
             (Transport::WebSocket, _) => {
@@ -608,7 +617,7 @@ impl<A: Application> Server<A> {
     }
 
     /// Reads a body, in the time in which a client that says nothing would be given up anyway.
-    async fn body(&self, body: Incoming) -> Result<Bytes, Refused> {
+    async fn body(&self, body: Upload) -> Result<Bytes, Refused> {
         let patience = Duration::from_millis(self.config.ping_interval_ms + self.config.ping_timeout_ms);
         let read = Limited::new(body, self.config.max_payload).collect();
         match tokio::time::timeout(patience, read).await {
@@ -618,7 +627,7 @@ impl<A: Application> Server<A> {
         }
     }
 
-    fn upgrade(self: &Rc<Self>, mut request: Request<Incoming>, sid: Option<Sid>) -> Result<Response<Bytes>, Refused> {
+    fn upgrade(self: &Rc<Self>, mut request: Request<Upload>, sid: Option<Sid>) -> Result<Response<Bytes>, Refused> {
         let accept = handshake::accept(&request).map_err(|_| Refused::BadRequest)?;
         if sid.is_none() && !self.app.admits() {
             return Err(Refused::NotNow);
@@ -700,8 +709,7 @@ struct PostingElsewhere<'e> {
 }
 
 impl<'e> PostingElsewhere<'e> {
-    fn begin(elsewhere: &'e Rc<Elsewhere>, sid: Sid) -> Self {
-        let number = elsewhere.number();
+    fn begin(elsewhere: &'e Rc<Elsewhere>, sid: Sid, number: u64) -> Self {
         elsewhere.tell_step(number, sid, Step::PostBegins, Bytes::new());
         Self { elsewhere, sid, number, is_read: false }
     }

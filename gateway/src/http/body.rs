@@ -5,16 +5,16 @@ use std::time::Duration;
 use carillon_proto::codes::ErrorCode;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
 
 use super::{Front, reply::Problem};
+use crate::upload::Upload;
 
 /// Reads the body as text; what is in it is for the caller to judge.
 ///
 /// # Errors
 /// 415 for another media type, 413 for more than `limits.frame_bytes`, 400 for one that is not UTF-8, or that has not come
 /// within `limits.handshake_ms`.
-pub(super) async fn read(front: &Front, headers: &HeaderMap, body: Incoming) -> Result<String, Problem> {
+pub(super) async fn read(front: &Front, headers: &HeaderMap, body: Upload) -> Result<String, Problem> {
     if !is_json(headers) {
         let why = "send `Content-Type: application/json`";
         return Err(Problem::bad(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));

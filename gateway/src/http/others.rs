@@ -16,7 +16,6 @@ use http::{
     HeaderMap, Request, StatusCode,
     header::{self, HeaderValue},
 };
-use hyper::body::Incoming;
 use prost::Message as _;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -26,6 +25,7 @@ use super::{
     reply::{Problem, empty, json},
     request,
 };
+use crate::upload::Upload;
 
 /// When to try again what the auth service could not do now.
 const RETRY_MS: u32 = 1000;
@@ -49,7 +49,7 @@ enum Ttl {
 }
 
 /// `POST /tokens`.
-pub(super) async fn issue(front: &Front, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub(super) async fn issue(front: &Front, request: Request<Upload>) -> Result<Reply, Problem> {
     let (_, ToIssue { sub, ttl, grants, info }) = asked(front, request).await?;
     let ttl_s = match ttl {
         Ttl::Seconds(seconds) => seconds,
@@ -75,7 +75,7 @@ struct ToRevoke {
 }
 
 /// `POST /revocations`.
-pub(super) async fn revoke(front: &Front, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub(super) async fn revoke(front: &Front, request: Request<Upload>) -> Result<Reply, Problem> {
     let (_, ToRevoke { jti, sub, issued_before }) = asked(front, request).await?;
     let tokens = match (jti, sub) {
         (Some(jti), None) if issued_before.is_none() => RevokedTokens::Jti(jti),
@@ -94,7 +94,7 @@ fn to_ms(time: u64) -> u64 {
 }
 
 /// `POST /users/{id}/disconnect`. Who is there now is told to go; a token that still holds opens the door again.
-pub(super) async fn disconnect(front: &Front, request: Request<Incoming>, user: &str) -> Result<Reply, Problem> {
+pub(super) async fn disconnect(front: &Front, request: Request<Upload>, user: &str) -> Result<Reply, Problem> {
     let _permit = who(front, request.headers()).await?;
     let user = UserId::parse(user).map_err(|error| Problem::new(ErrorCode::BadRequest, format!("the user's name {error}")))?;
     if front.revocations.is_cut_off() {
@@ -115,7 +115,7 @@ pub(super) async fn public_keys(front: &Front) -> Result<Reply, Problem> {
 }
 
 /// Who asks, if that is one who may; and what for.
-async fn asked<T: DeserializeOwned>(front: &Front, request: Request<Incoming>) -> Result<(MayActForOthers, T), Problem> {
+async fn asked<T: DeserializeOwned>(front: &Front, request: Request<Upload>) -> Result<(MayActForOthers, T), Problem> {
     let (head, incoming) = request.into_parts();
     let permit = who(front, &head.headers).await?;
     let text = body::read(front, &head.headers, incoming).await?;

@@ -10,12 +10,12 @@ use carillon_proto::{
     ids::{ClientId, RoomName},
 };
 use http::{HeaderMap, Request};
-use hyper::body::Incoming;
 
 use super::{Front, Reply, body, reply::Problem, request};
+use crate::upload::Upload;
 
 /// `POST /rooms/{room}/messages`. Goes on with the trace of whoever asks, if there is one (W3C `traceparent`).
-pub(super) async fn publish(front: &Rc<Front>, request: Request<Incoming>, room: &str) -> Result<Reply, Problem> {
+pub(super) async fn publish(front: &Rc<Front>, request: Request<Upload>, room: &str) -> Result<Reply, Problem> {
     let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
     let asked = traceparent.map_or(Parent::None, Parent::of);
     let mut span = front.tracer.begin("POST /rooms/{room}/messages", SpanKind::Server, asked);
@@ -33,7 +33,7 @@ pub(super) async fn publish(front: &Rc<Front>, request: Request<Incoming>, room:
     replied
 }
 
-async fn publish_within(front: &Rc<Front>, request: Request<Incoming>, room: &str, parent: Parent) -> Result<Reply, Problem> {
+async fn publish_within(front: &Rc<Front>, request: Request<Upload>, room: &str, parent: Parent) -> Result<Reply, Problem> {
     let (head, body) = request.into_parts();
     let claims = who(front, &head.headers).await?;
     let room = named(room)?;
@@ -51,7 +51,7 @@ async fn publish_within(front: &Rc<Front>, request: Request<Incoming>, room: &st
 }
 
 /// `GET /rooms/{room}/messages`.
-pub(super) async fn history(front: &Rc<Front>, request: &Request<Incoming>, room: &str) -> Result<Reply, Problem> {
+pub(super) async fn history(front: &Rc<Front>, request: &Request<Upload>, room: &str) -> Result<Reply, Problem> {
     let (mut before, mut after, mut limit) = (None, None, None);
     for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
         match &*name {
@@ -66,18 +66,18 @@ pub(super) async fn history(front: &Rc<Front>, request: &Request<Incoming>, room
 }
 
 /// `GET /rooms/{room}/presence`.
-pub(super) async fn presence(front: &Rc<Front>, request: &Request<Incoming>, room: &str) -> Result<Reply, Problem> {
+pub(super) async fn presence(front: &Rc<Front>, request: &Request<Upload>, room: &str) -> Result<Reply, Problem> {
     read(front, request, room, |room| Ok(ClientFrame::Presence { room })).await
 }
 
 /// `DELETE /rooms/{room}`: what is stored there is gone for good, with the grant `admin` for this room.
-pub(super) async fn erase(front: &Rc<Front>, request: &Request<Incoming>, room: &str) -> Result<Reply, Problem> {
+pub(super) async fn erase(front: &Rc<Front>, request: &Request<Upload>, room: &str) -> Result<Reply, Problem> {
     read(front, request, room, |room| Ok(ClientFrame::Erase { room })).await
 }
 
 async fn read(
     front: &Rc<Front>,
-    request: &Request<Incoming>,
+    request: &Request<Upload>,
     room: &str,
     frame: impl FnOnce(RoomName) -> Result<ClientFrame<'static>, BadFrame>,
 ) -> Result<Reply, Problem> {

@@ -8,21 +8,21 @@ use http::{
     Method, Request, StatusCode,
     header::{self, HeaderValue},
 };
-use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
 use super::{
     Front, HEAD_BYTES, Reply, cors, others,
     reply::{Problem, json, show},
     rooms,
+    strangers::Stranger,
 };
-use crate::{events, websocket};
+use crate::{events, upload::Upload, websocket};
 
 /// All of this, for programs (OpenAPI 3.1).
 const OPENAPI: &str = include_str!("../../openapi.json");
 
 /// Answers any request.
-pub(super) async fn answer(front: &Rc<Front>, request: Request<Incoming>) -> Reply {
+pub(super) async fn answer(front: &Rc<Front>, request: Request<Upload>, stranger: &Stranger) -> Reply {
     // hyper bounds what it buffers, which may be a little more.
     let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
     if lines.sum::<usize>() > HEAD_BYTES {
@@ -35,7 +35,8 @@ pub(super) async fn answer(front: &Rc<Front>, request: Request<Incoming>) -> Rep
     // Clients of either language leave out the slash at the end now and then.
     let socketio = &front.config.socketio_path;
     if request.uri().path() == socketio || Some(request.uri().path()) == socketio.strip_suffix('/') {
-        return front.socketio.answer(request).await.map(super::reply::Body::whole);
+        // One that polls may wait long for its answer.
+        return front.socketio.answer(request, &|| stranger.is_known()).await.map(super::reply::Body::whole);
     }
     if let Some(page) = front.pages.iter().find(|page| page.path == request.uri().path()) {
         return match *request.method() {
@@ -53,7 +54,7 @@ pub(super) async fn answer(front: &Rc<Front>, request: Request<Incoming>) -> Rep
     reply
 }
 
-async fn route(front: &Rc<Front>, request: Request<Incoming>) -> Result<Reply, Problem> {
+async fn route(front: &Rc<Front>, request: Request<Upload>) -> Result<Reply, Problem> {
     let path = request.uri().path().to_owned();
     let segments: Option<Vec<Cow<'_, str>>> =
         path.trim_start_matches('/').split('/').map(|segment| percent_decode_str(segment).decode_utf8().ok()).collect();

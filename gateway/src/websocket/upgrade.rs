@@ -8,7 +8,7 @@ use http::{
     Request, StatusCode,
     header::{self, HeaderValue},
 };
-use hyper::{body::Incoming, upgrade::Parts};
+use hyper::upgrade::Parts;
 use hyper_util::rt::TokioIo;
 
 use super::handshake::{self, Asked, Refused};
@@ -18,11 +18,12 @@ use crate::{
         reply::{Problem, empty},
     },
     shard::Opening,
+    upload::Upload,
     wire::Wire,
 };
 
 /// Answers a request for `/ws`.
-pub(crate) async fn open(front: &Rc<Front>, mut request: Request<Incoming>) -> Reply {
+pub(crate) async fn open(front: &Rc<Front>, mut request: Request<Upload>) -> Reply {
     let came = Instant::now();
     let asked = match handshake::read(&request) {
         Ok(asked) => asked,
