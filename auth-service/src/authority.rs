@@ -107,13 +107,13 @@ impl Authority {
 
     /// The same, but looks at the key set again before it says that there is no key.
     async fn verify_looking(&self, token: &str) -> Result<Claims, VerifyError> {
-        let (kid, why) = match self.check(token, now_ms()) {
+        let (name, why) = match self.check(token, now_ms()) {
             Ok(claims) => return Ok(claims),
             Err(Problem::Refused(why)) => return Err(VerifyError::Refused(why)),
-            Err(Problem::NoKey { kid, why }) => (kid, why),
+            Err(Problem::NoKey { name, why }) => (name, why),
         };
         let Some(remote) = &self.keys.remote else { return Err(VerifyError::Refused(why)) };
-        match remote.look_for(&kid).await {
+        match remote.look_for(&name).await {
             Looked::Done => self.verify_at(token, now_ms()),
             Looked::NotNow(why) => Err(VerifyError::Unavailable(why.to_owned())),
         }
@@ -139,27 +139,31 @@ impl Authority {
 
     /// Signature, issuer, audience, and the shape of the claims.
     fn check_signature(&self, token: &str) -> Result<Claims, Problem> {
-        let header = jsonwebtoken::decode_header(token).map_err(|error| refused(format!("header: {error}")))?;
+        let header = jsonwebtoken::decode_header(token).map_err(|error| refused(format!("header: {}", told(&error))))?;
         // RFC 7515, section 4.1.11: what must be understood and isn't makes the token invalid. Nothing is.
         if header.crit.is_some() {
             return Err(refused("has critical header fields"));
         }
-        let candidates = self.keys.candidates(&header).map_err(|why| {
+        let no_key = |why: &str| {
             // The key set has no symmetric keys: looking again finds none.
             let may_come = header.alg != Algorithm::HS256 && ALGORITHMS.contains(&header.alg);
-            match header.kid {
-                kid if may_come => Problem::NoKey { kid: kid.unwrap_or_default(), why },
-                _ => Problem::Refused(why),
+            match &header.kid {
+                _ if !may_come => refused(why),
+                Some(kid) => Problem::NoKey { name: kid.clone(), why: why.to_owned() },
+                None => Problem::NoKey { name: nameless(token), why: why.to_owned() },
             }
-        })?;
+        };
+        let candidates = self.keys.candidates(&header).map_err(|why| no_key(&why))?;
         for candidate in candidates {
             match jsonwebtoken::decode::<Claims>(token, &candidate.key, &candidate.validation) {
                 Ok(token) => return Ok(token.claims),
                 Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
-                Err(error) => return Err(refused(error.to_string())),
+                Err(error) => return Err(refused(told(&error))),
             }
         }
-        Err(refused("no key made this signature"))
+        let why = "no key made this signature";
+        // Without a `kid` any key may have made it, so one that was published meanwhile may have, too.
+        Err(if header.kid.is_none() { no_key(why) } else { refused(why) })
     }
 
     fn check_times(&self, claims: &Claims, now_ms: u64) -> Result<(), Problem> {
@@ -238,11 +242,28 @@ const ALGORITHMS: [Algorithm; 4] = [Algorithm::HS256, Algorithm::RS256, Algorith
 /// Why a token does not hold by the keys at hand.
 enum Problem {
     Refused(String),
-    /// None of them has made it; one that was published meanwhile may have. `kid` is "" where the token names none.
+    /// None of them has made it; one that was published meanwhile may have. `name`: what is looked for.
     NoKey {
-        kid: String,
+        name: String,
         why: String,
     },
+}
+
+/// What a token without a `kid` is remembered by where no key is found for it: the end of its signature, and nothing that
+/// could be a `kid`. So what is made up stands in nobody's way.
+fn nameless(token: &str) -> String {
+    const BYTES: usize = 128;
+    let bytes = token.as_bytes();
+    format!("\0{}", String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(BYTES)..]))
+}
+
+/// What the library says of a token, without the token's own words: these are nobody's business, not even a log's.
+fn told(error: &jsonwebtoken::errors::Error) -> String {
+    match error.kind() {
+        ErrorKind::Json(_) => "not the JSON that is expected".to_owned(),
+        ErrorKind::Base64(_) | ErrorKind::Utf8(_) => "not base64url of UTF-8".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 fn refused(why: impl Into<String>) -> Problem {

@@ -31,7 +31,10 @@ struct Written {
 /// Reads a set. Keys that are for something else, or of a kind that this version doesn't know, are left out: they must
 /// not keep the others from being used (RFC 7517, section 5).
 pub(crate) fn read(json: &[u8], expected: &Expected) -> Result<KeySet, String> {
-    let written: Written = serde_json::from_slice(json).map_err(|error| format!("expected a JSON Web Key Set: {error}"))?;
+    let written: Written = serde_json::from_slice(json).map_err(|error| {
+        // Told by place: what is there may be anything.
+        format!("expected a JSON Web Key Set, found something else at line {} column {}", error.line(), error.column())
+    })?;
     if written.keys.len() > MOST_KEYS {
         return Err(format!("expected at most {MOST_KEYS} keys, found {}", written.keys.len()));
     }
@@ -56,7 +59,8 @@ pub fn usable_keys(json: &[u8]) -> Result<usize, String> {
 fn read_key(key: Value, expected: &Expected) -> Result<VerifyingKey, String> {
     // RFC 8037's algorithm has got a name of its own for this curve in RFC 9864, which the library does not know yet.
     let is_named_after_curve = key.get("alg").and_then(Value::as_str) == Some("Ed25519");
-    let mut jwk: Jwk = serde_json::from_value(key).map_err(|error| error.to_string())?;
+    // What serde says repeats what is there, which may be half of a private key.
+    let mut jwk: Jwk = serde_json::from_value(key).map_err(|_| "it is no JSON Web Key of a kind that is known".to_owned())?;
     if is_named_after_curve {
         jwk.common.key_algorithm = Some(KeyAlgorithm::EdDSA);
     }

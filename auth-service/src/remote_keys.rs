@@ -1,5 +1,5 @@
 //! The keys that somebody else publishes at an address and changes as they like (`jwt.jwks_url`). Keeps the last good set
-//! while the address is away, and looks again when a token names a key that is not in it, though not as often as whoever
+//! while the address is away, and looks again when a token needs a key that is not in it, though not as often as whoever
 //! makes such tokens up would like.
 //!
 //! ```text
@@ -142,6 +142,11 @@ impl RemoteKeys {
 
     async fn look(&self) -> Result<(), String> {
         let set = key_set::read(&self.document.fetch().await?, &self.expected)?;
+        // A publisher that ends all of its keys is less likely than one that is half set up; and then there is no saying who
+        // would come in next.
+        if set.keys.is_empty() {
+            return Err(format!("expected keys that check tokens, found none (left out: {:?})", set.left_out));
+        }
         self.fetched.fetch_add(1, Relaxed);
         let thumbprints = |keys: &[Arc<VerifyingKey>]| keys.iter().map(|key| key.public.clone()).collect::<Vec<_>>();
         let (before, after) = (thumbprints(&self.keys()), thumbprints(&set.keys));
@@ -166,7 +171,8 @@ impl RemoteKeys {
         }
     }
 
-    /// Waits for a look that began after this call, because no key at hand has this `kid`.
+    /// Waits for a look that began after this call, because no key at hand has this `kid`, or has made the token that goes by
+    /// this name for want of one.
     pub(crate) async fn look_for(&self, kid: &str) -> Looked {
         let asked = Instant::now();
         if self.is_absent(kid, asked) {

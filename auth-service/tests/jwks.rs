@@ -47,9 +47,20 @@ impl Signer {
         jsonwebtoken::encode(&header, &json!({ "sub": "ada", "exp": 4_000_000_000_u64 }), &self.key).unwrap()
     }
 
+    fn nameless_token(&self, exp: u64) -> String {
+        let claims = json!({ "sub": "ada", "exp": exp });
+        jsonwebtoken::encode(&Header::new(self.algorithm), &claims, &self.key).unwrap()
+    }
+
     fn token(&self) -> String {
         self.token_with(Some(self.kid))
     }
+}
+
+/// A key of this seed (RFC 8410, section 7).
+fn ed25519(seed: u8) -> EncodingKey {
+    let prefix = [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+    EncodingKey::from_ed_der(&[&prefix[..], &[seed; 32]].concat())
 }
 
 async fn authority_with(server: &KeyServer, refresh_s: u64, change: impl Fn(&mut Settings)) -> Arc<Authority> {
@@ -128,6 +139,43 @@ async fn new_key_is_looked_for() {
     }
     assert_eq!(server.asked(), before + 1);
     assert!(opens(&authority, &old.token()).await);
+}
+
+#[tokio::test]
+async fn new_key_is_looked_for_without_a_kid_too() {
+    let (old, new) = (Signer::new("ed25519.pem", "old"), Signer::new("p256.pem", "new"));
+    let same_kind = Signer { kid: "third", key: ed25519(8), algorithm: Algorithm::EdDSA };
+    let server = KeyServer::start(&[old.jwk()]);
+    let authority = authority(&server).await;
+    for signer in [&new, &same_kind] {
+        // Made up, as far as anybody knows: this very token stays refused for a while, and no other one.
+        assert!(!opens(&authority, &signer.nameless_token(4_000_000_000)).await, "{}", signer.kid);
+        server.publish(&[old.jwk(), signer.jwk()]);
+        assert!(opens(&authority, &signer.nameless_token(4_000_000_001)).await, "{}", signer.kid);
+        assert!(opens(&authority, &old.nameless_token(4_000_000_000)).await);
+    }
+    // Each such token is looked for once.
+    let forged = Signer { kid: "x", key: ed25519(9), algorithm: Algorithm::EdDSA };
+    let token = forged.nameless_token(4_000_000_000);
+    assert!(!opens(&authority, &token).await);
+    let before = server.asked();
+    assert!(!opens(&authority, &token).await);
+    assert_eq!(server.asked(), before);
+}
+
+#[tokio::test]
+async fn set_without_keys_leaves_the_last_good_one() {
+    let (old, unknown) = (Signer::new("ed25519.pem", "old"), Signer::new("p256.pem", "new"));
+    let server = KeyServer::start(&[old.jwk()]);
+    let authority = authority(&server).await;
+    for nothing in [&[][..], &[json!({ "kty": "oct", "k": "c2VjcmV0" })]] {
+        server.publish(nothing);
+        // Has it looked at, and is no reason to say no.
+        assert!(is_unavailable(authority.verify(&unknown.token()).await));
+        assert!(opens(&authority, &old.token()).await);
+    }
+    server.publish(&[unknown.jwk()]);
+    assert!(opens(&authority, &unknown.token()).await && !opens(&authority, &old.token()).await);
 }
 
 #[tokio::test]
