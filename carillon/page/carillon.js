@@ -58,7 +58,7 @@ function claimsOf(token) {
     return { user: "", expiresAt: void 0 };
   }
 }
-var ROOMS_MAX, PAGE, HELD_MAX, HOLE_MS, SILENT_MS, PRESENCE_EVERY_MS, PROBE_FIRST_MS, PROBE_MAX_MS, WEBSOCKET_WORKS, FallbackSocket, Refused;
+var ROOMS_MAX, PAGE, HELD_MAX, HOLE_MS, SILENT_MS, PRESENCE_EVERY_MS, REFUSED_AGAIN_MS, PROBE_WITHIN_MS, PROBE_FIRST_MS, PROBE_MAX_MS, WEBSOCKET_WORKS, FallbackSocket, Refused;
 var init_fallback = __esm({
   "src/fallback.ts"() {
     "use strict";
@@ -69,6 +69,8 @@ var init_fallback = __esm({
     HOLE_MS = 300;
     SILENT_MS = 75e3;
     PRESENCE_EVERY_MS = 1e4;
+    REFUSED_AGAIN_MS = 3e4;
+    PROBE_WITHIN_MS = 5e3;
     PROBE_FIRST_MS = 3e4;
     PROBE_MAX_MS = 6e5;
     WEBSOCKET_WORKS = 4299;
@@ -90,6 +92,7 @@ var init_fallback = __esm({
         this.#feedRooms = /* @__PURE__ */ new Set();
         this.#isFeedDue = false;
         this.#isConnected = false;
+        this.#isProbing = false;
         this.#probeMs = PROBE_FIRST_MS;
         /** Rooms to be fed → what to do when they are, and what asked for it. */
         this.#onFed = /* @__PURE__ */ new Map();
@@ -106,11 +109,11 @@ var init_fallback = __esm({
       #feedRooms;
       #isFeedDue;
       #isConnected;
+      #isProbing;
       #heardAt;
       #probeMs;
       close() {
         this.#ending.abort();
-        this.#feed?.abort();
         for (const room of this.#rooms.values()) this.#forget(room);
         this.onmessage = this.onclose = null;
       }
@@ -152,12 +155,13 @@ var init_fallback = __esm({
         const query = new URLSearchParams([...rooms].map((room) => ["room", room]));
         query.set("client", this._clientId);
         this.#feed = feed;
+        this.#ending.signal.addEventListener("abort", () => feed.abort());
         let retry;
         let event = { type: "message", data: "" };
         const isCurrent = () => this.#feed === feed && !feed.signal.aborted;
         try {
           const answer = await this.#fetch(`events?${query}`, { headers: { Accept: "text/event-stream" }, signal: feed.signal });
-          if (answer.status === 403) return isCurrent() ? await this.#onForbidden(rooms, before) : void 0;
+          if (answer.status === 403) return isCurrent() ? await this.#onForbidden(rooms, before, isCurrent) : void 0;
           if (!answer.ok || !answer.body) return isCurrent() ? this.#onStatus(answer.status) : void 0;
           let hasBegun = false;
           let hasId = false;
@@ -187,32 +191,38 @@ var init_fallback = __esm({
       #onFed;
       #onBegun(rooms) {
         this.#feedRooms = rooms;
-        if (!this.#isConnected) {
-          this.#isConnected = true;
-          this.#probeLater();
-          this.#say({ type: "connected", userId: this.#user, clientId: this._clientId, expiresAt: this.#expiresAt, limits: { rooms: ROOMS_MAX } });
-        }
+        if (!this.#isConnected) this.#probe(() => this.#connected());
         for (const [room, { begin }] of [...this.#onFed]) {
           if (!rooms.has(room)) continue;
           this.#onFed.delete(room);
           begin();
         }
       }
-      /** Some room may not be joined. The others must not go without a feed for it. */
-      async #onForbidden(rooms, before) {
-        const added = [...rooms].filter((room) => this.#onFed.has(room));
-        if (added.length === 0) return this.#end(4001, "unauthorized");
-        for (const room of added) {
+      #connected() {
+        if (this.#isConnected) return;
+        this.#isConnected = true;
+        this.#probeLater();
+        this.#say({ type: "connected", userId: this.#user, clientId: this._clientId, expiresAt: this.#expiresAt, limits: { rooms: ROOMS_MAX } });
+      }
+      /** Some room may not be joined, or not any more with a newer token. The others must not go without a feed for it. */
+      async #onForbidden(rooms, before, isCurrent) {
+        let isFound = false;
+        for (const room of rooms) {
           const trying = new AbortController();
           const answer = await this.#fetch(`events?${new URLSearchParams({ room })}`, { signal: trying.signal }).catch(() => void 0);
           trying.abort();
+          if (!isCurrent()) return;
           if (answer?.status !== 403) continue;
-          const asked = this.#onFed.get(room);
-          this.#onFed.delete(room);
           const joined = this.#rooms.get(room);
-          if (joined) this.#forget(joined);
-          if (asked) this.#say({ type: "error", ref: asked.ref, room, code: "forbidden", message: "the token does not allow this" });
+          if (!joined) return this.#onStatus(403);
+          isFound = true;
+          const asked = this.#onFed.get(room);
+          this.#forget(joined);
+          this.#feedRooms.delete(room);
+          if (!asked) this.#say({ type: "left", room });
+          this.#say({ type: "error", ref: asked?.ref, room, code: "forbidden", message: "the token does not allow this" });
         }
+        if (!isFound) return this.#end(1006);
         this.#feed = before;
         this.#feedSoon();
       }
@@ -261,17 +271,28 @@ var init_fallback = __esm({
           watchTimer: void 0
         };
         this.#rooms.set(name, room);
-        const begin = () => void this.#begin(room, frame).catch((error) => this.#onFailed(error, frame));
+        const begin = () => void this.#begin(room, frame).catch((error) => this.#onRefused(error, room, frame));
         if (this.#feedRooms.has(name)) return begin();
         this.#onFed.set(name, { begin, ref });
         this.#feedSoon();
+      }
+      /** It can't be read, and is not kept half joined. By WebSocket it could be read without a grant for its history. */
+      #onRefused(error, room, frame) {
+        if (this.#rooms.get(room.name) !== room) return;
+        if (error instanceof Refused) this.#forget(room);
+        if (error instanceof Refused && error.status === 403) {
+          Object.assign(error.fields, { code: "unavailable", message: "without WebSocket, this room takes the grant `history`", retryAfterMs: REFUSED_AGAIN_MS });
+        }
+        this.#onFailed(error, frame);
       }
       /** The feed runs: reads what was missed, and says `joined` as the server would. */
       async #begin(room, { ref, since, epoch, last }) {
         const newest = await this.#messages(room.name, { limit: since === void 0 ? Math.max(1, Math.min(last ?? 0, PAGE)) : 1 });
         if (this.#rooms.get(room.name) !== room) return;
         const head = newest.messages.at(-1)?.offset ?? 0;
-        const joined = { type: "joined", ref, room: room.name, offset: head, epoch: newest.epoch, recovered: true, ...room.isWatched && await this.#watch(room) };
+        const present = room.isWatched && await this.#watch(room);
+        if (this.#rooms.get(room.name) !== room) return;
+        const joined = { type: "joined", ref, room: room.name, offset: head, epoch: newest.epoch, recovered: true, ...present };
         const refuse = (reason) => {
           this.#goLive(room, head);
           this.#say({ ...joined, recovered: false, reason });
@@ -286,6 +307,7 @@ var init_fallback = __esm({
         }
         if (since > head || epoch && since > 0 && epoch !== newest.epoch) return refuse("epoch");
         const page = since < head ? await this.#messages(room.name, { after: since, limit: PAGE }) : { messages: [], more: false };
+        if (this.#rooms.get(room.name) !== room) return;
         if (since < head && page.messages[0]?.offset !== since + 1) return refuse("trimmed");
         this.#say(joined);
         room.offset = since;
@@ -331,6 +353,7 @@ var init_fallback = __esm({
       /** Who is there, and from now on who comes and goes. */
       async #watch(room) {
         const { count, members, truncated } = await this.#get(`rooms/${encodeURIComponent(room.name)}/presence`);
+        if (this.#rooms.get(room.name) !== room) return {};
         const here = new Map(members.map((member) => [member.userId, member]));
         const before = room.here;
         room.here = here;
@@ -339,8 +362,16 @@ var init_fallback = __esm({
           for (const [userId, member] of here) if (!before.has(userId)) tell("userJoined", member);
           for (const [userId, member] of before) if (!here.has(userId)) tell("userLeft", member);
         }
-        room.watchTimer = this._clock.setTimeout(() => void this.#watch(room).catch((error) => this.#onFailed(error)), PRESENCE_EVERY_MS);
-        return { members, truncated };
+        this.#watchLater(room, PRESENCE_EVERY_MS);
+        return { count, members, truncated };
+      }
+      /** Who may not know any more who is there, or asks too often, goes without for a while: the messages still come. */
+      #watchLater(room, ms) {
+        const onFailed = (error) => {
+          if (!(error instanceof Refused) || error.status === 401) this.#onFailed(error);
+          else if (this.#rooms.get(room.name) === room) this.#watchLater(room, error.fields.retryAfterMs ?? REFUSED_AGAIN_MS);
+        };
+        room.watchTimer = this._clock.setTimeout(() => void this.#watch(room).catch(onFailed), ms);
       }
       // ------------------------------------------------------------------------------------------------- HTTP
       #post(frame) {
@@ -414,23 +445,39 @@ var init_fallback = __esm({
       // ------------------------------------------------------------------------------------------------ probe
       #probeLater() {
         if (!this._probe) return;
-        const timer = this._clock.setTimeout(() => this.#probe(this._probe()), this.#probeMs);
+        const timer = this._clock.setTimeout(() => this.#probe(() => this.#probeLater()), this.#probeMs);
         this.#probeMs = Math.min(this.#probeMs * 2, PROBE_MAX_MS);
         this.#ending.signal.addEventListener("abort", () => this._clock.clearTimeout(timer));
       }
-      /** Is WebSocket possible after all? The first frame tells; an open socket alone may be a proxy's. */
-      #probe(socket) {
+      /**
+       * Is WebSocket possible after all? The first frame tells, or a close that only the server makes; an open socket alone may be a
+       * proxy's. Calls `otherwise` if not.
+       */
+      #probe(otherwise) {
+        if (!this._probe) return otherwise();
+        if (this.#isProbing) return;
+        this.#isProbing = true;
+        const socket = this._probe();
         const stop = () => {
+          this.#isProbing = false;
+          this._clock.clearTimeout(timer);
+          this.#ending.signal.removeEventListener("abort", stop);
           socket.onmessage = socket.onclose = null;
           socket.close();
         };
-        socket.onerror = () => {
+        const fail = () => {
+          stop();
+          otherwise();
         };
-        socket.onmessage = () => {
+        const works = () => {
           stop();
           this.#end(WEBSOCKET_WORKS, "retry_ms=0");
         };
-        socket.onclose = () => this.#probeLater();
+        const timer = this._clock.setTimeout(fail, PROBE_WITHIN_MS);
+        socket.onerror = () => {
+        };
+        socket.onmessage = works;
+        socket.onclose = ({ code }) => code >= 4e3 ? works() : fail();
         this.#ending.signal.addEventListener("abort", stop);
       }
     };
@@ -490,6 +537,10 @@ var Emitter = class {
     const all = this.#listeners.get(kind) ?? /* @__PURE__ */ new Set();
     this.#listeners.set(kind, all.add(listener));
     return () => void all.delete(listener);
+  }
+  /** @internal Whether somebody listens. */
+  _has(kind) {
+    return Boolean(this.#listeners.get(kind)?.size);
   }
   /** @internal */
   _emit(kind, told) {
@@ -554,7 +605,7 @@ function backoffMs(attempt, random) {
 function afterClose(closeCode, reason, toldMs, random) {
   if (closeCode === 1009 || closeCode >= 4e3 && closeCode < 4100) {
     const code = closeCode === 1009 ? "payload_too_large" : reason || "stopped";
-    return new CarillonError(code, `closed by the server for good: ${closeCode} ${reason}`, { closeCode });
+    return new CarillonError(code, `the connection ended: ${closeCode} ${reason}`, { closeCode });
   }
   if (closeCode >= 4200 && closeCode < 4300) {
     const told = /retry_ms=(\d+)/.exec(reason)?.[1];
@@ -575,6 +626,8 @@ var Token = class {
   }
   #current = null;
   #endsAt = 0;
+  /** Counts what was dropped: an answer to a question from before is not taken. */
+  #turn = 0;
   /** Whether there is a way to another one. */
   get renewable() {
     return typeof this.source === "function";
@@ -583,7 +636,9 @@ var Token = class {
   async take() {
     if (typeof this.source !== "function") return this.source;
     if (!this.#current || this.#endsAt - SPARE_MS <= this.clock.now()) {
+      const turn = this.#turn;
       const token = await this.source();
+      if (turn !== this.#turn) return this.take();
       this.#current = token;
       this.#endsAt = endsAt(token, this.clock.now());
     }
@@ -592,6 +647,7 @@ var Token = class {
   /** It is not to be used again. */
   drop() {
     this.#current = null;
+    this.#turn += 1;
   }
   /** How long to wait before it is renewed, for a token that the server says ends at `expiresAt`. */
   renewInMs(expiresAt) {
@@ -673,16 +729,17 @@ var Connection = class extends Emitter {
   _start() {
     if (this.state === "idle") this._open();
   }
-  /** @internal Opens now, whatever it was waiting for. */
-  _open() {
-    if (this.state === "connected" || this.state === "connecting") return;
+  /** @internal Opens now, whatever it was waiting for; `isAnew`: also in the place of an attempt that is under way. */
+  _open(isAnew) {
+    if (this.state === "connected" || this.state === "connecting" && !isAnew) return;
+    this.#abandon();
     this.#listening ??= listenToSurroundings(() => this.#wake());
     this.error = void 0;
     void this.#attempt();
   }
   /** @internal Ends for good. */
   _close() {
-    this.#end("closed", new CarillonError("closed", "the client was closed"));
+    this.#end("closed", new CarillonError("closed", "closed"));
   }
   /**
    * Drops the socket as if the network had gone, and comes back after `awayMs`. For tests and demonstrations: nothing
@@ -719,6 +776,7 @@ var Connection = class extends Emitter {
     const turn = ++this.#turn;
     this.#clear();
     this.#drainMs = void 0;
+    this.#after("connect", CONNECT_WITHIN_MS, () => this.#onClose(1006, ""));
     this.#enter("connecting");
     try {
       const token = await this._token.take();
@@ -739,7 +797,6 @@ var Connection = class extends Emitter {
     socket.onclose = ({ code, reason }) => this.#onClose(code, reason);
     socket.onerror = () => {
     };
-    this.#after("connect", CONNECT_WITHIN_MS, () => this.#onClose(1006, ""));
   }
   /** Attempts that WebSocket failed, one over the fallback, and so on, until one of them works. */
   async #makeSocket(token) {
@@ -809,9 +866,12 @@ var Connection = class extends Emitter {
   #onClose(code, reason) {
     const wasConnected = this.state === "connected";
     if (wasConnected && this.#clock.now() - this.#connectedAt >= STABLE_MS) this.#retries = 0;
-    const isBlocked = !wasConnected && code < 4e3;
+    const isBlocked = !wasConnected && code < 4e3 && this.#socket;
     if (isBlocked) this.#blocked += 1;
-    if (wasConnected && code === WEBSOCKET_WORKS2) this.#blocked = 0;
+    if (code === WEBSOCKET_WORKS2) {
+      this.#blocked = 0;
+      this.#blockedAfter = BLOCKED_AFTER;
+    }
     this.#abandon();
     const next = afterClose(code, reason, this.#drainMs, this.#clock.random);
     this.error = next instanceof CarillonError ? next : new CarillonError("unavailable", `the connection ended: ${code} ${reason}`, { closeCode: code });
@@ -876,7 +936,7 @@ function baseOf(url = globalThis.location?.origin) {
   return new URL(String(url).replace(/^ws/, "http").replace(/\/(ws)?$/, "") + "/");
 }
 function signedOut() {
-  return new CarillonError("unauthorized", "there is no token");
+  return new CarillonError("unauthorized", "no token");
 }
 function listenToSurroundings(wake) {
   const ending = new AbortController();
@@ -978,7 +1038,7 @@ var Publishing = class {
   }
   #fail(publish, { code, message, closeCode }, isRefused) {
     const outcome = publish.inDoubtSince && !isRefused ? "unknown" : void 0;
-    if (this.#remove(publish)) publish.reject(new CarillonError(code, message, { closeCode, outcome }));
+    if (this.#remove(publish)) publish.reject({ code, message, closeCode, outcome });
   }
   #remove(publish) {
     const index = this.list.indexOf(publish);
@@ -995,7 +1055,7 @@ var Publishing = class {
       if (turn !== this.#turn) return;
       this.#isHeld = false;
       if (found) this.#settle(publish, found);
-      else if (error || publish.isHidden) this.#fail(publish, error ?? new CarillonError("unavailable", "it may be stored or not: what followed is gone"));
+      else if (error || publish.isHidden) this.#fail(publish, error ?? new CarillonError("unavailable", "the room was trimmed"));
       else this.#send(publish, true);
       this.pump();
     };
@@ -1010,7 +1070,7 @@ var FRAME_AROUND_BYTES = 256;
 var HISTORY_LIMIT_MAX = 1e3;
 var ignore = () => {
 };
-var WATCHED = /* @__PURE__ */ new Set(["presence", "userJoined", "userLeft"]);
+var WATCHED = ["presence", "userJoined", "userLeft"];
 var Room = class extends Emitter {
   /** @internal */
   constructor(name, options, wire, clock) {
@@ -1024,9 +1084,6 @@ var Room = class extends Emitter {
     this.#epoch = "";
     /** Since when nothing is missed, Unix milliseconds. */
     this.#readSince = 0;
-    /** Somebody listens. */
-    this.#isWanted = false;
-    this.#isWatched = false;
     /** What comes is counted. It is not while a join is on its way that covers it. */
     this.#isCounting = false;
     this.#joinTurn = 0;
@@ -1049,8 +1106,6 @@ var Room = class extends Emitter {
   #offset;
   #epoch;
   #readSince;
-  #isWanted;
-  #isWatched;
   #isCounting;
   #joinTurn;
   #isJoinDue;
@@ -1065,19 +1120,24 @@ var Room = class extends Emitter {
     return this.#offset === null ? void 0 : { offset: this.#offset, epoch: this.#epoch };
   }
   /**
-   * Calls `listener` from now on, and joins the room unless `kind` is `change` or `end`. Returns the function that ends the
+   * Calls `listener` from now on, and joins the room unless `kind` is `change`, `end` or `rejected`. Returns the function that ends the
    * listening; the room stays joined until `leave()`.
    */
   on(kind, listener) {
-    if (WATCHED.has(kind) && !this.#isWatched) {
-      this.#isWatched = true;
-      if (this.#isWanted) this.#joinSoon();
-    }
-    if (kind !== "change" && kind !== "end") this.join();
-    return super.on(kind, listener);
+    const wasWatched = this.#isWatched();
+    const end = super.on(kind, listener);
+    if (this.state !== "idle" && this.#isWatched() && !wasWatched) this.#joinSoon();
+    if (!/^(change|end|rejected)$/.test(kind)) this.join();
+    return end;
+  }
+  #isWatched() {
+    return WATCHED.some((kind) => this._has(kind));
   }
   /** Messages from now on, for as long as the loop runs: `for await (const message of room)`. */
   async *[Symbol.asyncIterator]() {
+    if (this._wire.connection.state === "closed") return;
+    this._wire._need();
+    if (this.state === "refused") throw this.error;
     const buffer = [];
     let ended;
     let wake = () => {
@@ -1090,7 +1150,7 @@ var Room = class extends Emitter {
     };
     const unlistenEnd = this.on("end", end);
     const unlisten = this.on("message", (message) => {
-      if (buffer.push(message) > ITERATOR_BUFFER_MAX) end(new CarillonError("slow_consumer", "messages were read too slowly"));
+      if (buffer.push(message) > ITERATOR_BUFFER_MAX) end(new CarillonError("slow_consumer", "read too slowly"));
       wake();
     });
     try {
@@ -1106,15 +1166,14 @@ var Room = class extends Emitter {
   }
   /** Becomes a member, as the first listener does. */
   join() {
-    if (this.#isWanted) return;
-    this.#isWanted = true;
+    if (this.state !== "idle") return;
     this.#enter("joining");
     this.#joinSoon();
   }
   /** Is no member any more, and forgets where it was. What waits to be published still is. */
   leave() {
-    if (!this.#isWanted) return;
-    this.#isWanted = this.#isWatched = this.#isReloading = false;
+    if (this.state === "idle") return;
+    this.#isReloading = false;
     this.#offset = null;
     this.#epoch = "";
     this.#early.clear();
@@ -1127,20 +1186,27 @@ var Room = class extends Emitter {
   }
   /**
    * Stores a message. Resolves once it is durable, with its place in the room; waits while there is no connection, and
-   * is stored once, however often that breaks. Rejects with a `CarillonError`.
+   * is stored once, however often that breaks. Rejects with a `CarillonError` that has it as `publish`. Whoever does not look at
+   * the promise can listen to `rejected`.
    */
   publish(payload, { key = randomId() } = {}) {
-    return new Promise((resolve, reject) => {
+    const published = new Promise((resolve, reject) => {
       this._wire._need();
-      if (this._wire._queued >= this._wire._queueLimit) throw new CarillonError("queue_full", "too many publishes wait already");
+      if (this._wire._queued >= this._wire._queueLimit) throw new CarillonError("queue_full", "too many publishes wait");
       const text = JSON.stringify(payload);
-      if (text === void 0) throw new CarillonError("bad_request", "the payload is not JSON");
+      if (text === void 0) throw new CarillonError("bad_request", "not JSON");
       const { frameBytes } = this._wire.connection.limits;
       if (new TextEncoder().encode(this.name + key + text).length > frameBytes - FRAME_AROUND_BYTES) {
-        throw new CarillonError("payload_too_large", `the server takes frames of at most ${frameBytes} bytes`);
+        throw new CarillonError("payload_too_large", `more than ${frameBytes} bytes`);
       }
       this.#publishing.add({ key, text, resolve, reject });
+    }).catch(({ code = "bad_request", message, closeCode, outcome }) => {
+      const error = new CarillonError(code, message, { closeCode, outcome, publish: { room: this.name, key, payload } });
+      this._emit("rejected", error);
+      throw error;
     });
+    published.catch(ignore);
+    return published;
   }
   /**
    * Tells those who are there now; nothing is stored. Returns false if it was dropped: without a connection, or above
@@ -1157,8 +1223,7 @@ var Room = class extends Emitter {
   }
   /** Who is there now. For who comes and goes, listen to `presence`. */
   async presence() {
-    const { count, members, truncated } = await this.#read("presence");
-    return { count, members, truncated: Boolean(truncated) };
+    return presenceOf(await this.#read("presence"));
   }
   #read(type, options) {
     return new Promise((resolve, reject) => {
@@ -1172,14 +1237,14 @@ var Room = class extends Emitter {
   // ------------------------------------------------------------------------------------------- connection
   /** @internal */
   _onConnected() {
-    if (this.#isWanted) this.#join();
+    if (this.state !== "idle") this.#join();
     this.#publishing.pump();
   }
   /** @internal */
   _onGone(error) {
     this.#onNoMember();
     this.#publishing.onDisconnected();
-    if (this.#isWanted) this.#enter("joining");
+    if (this.state !== "idle") this.#enter("joining");
     if (!error) return;
     this.#publishing.fail(error);
     this._emit("end", error.code === "closed" ? void 0 : error);
@@ -1201,7 +1266,7 @@ var Room = class extends Emitter {
     this.#isJoinDue = true;
     queueMicrotask(() => {
       this.#isJoinDue = false;
-      if (!this.#isWanted) return;
+      if (this.state === "idle") return;
       this._wire.connection._start();
       this.#join();
     });
@@ -1221,15 +1286,18 @@ var Room = class extends Emitter {
     }, (error, { retryAfterMs }) => {
       if (turn !== this.#joinTurn) return;
       this.#onNoMember();
+      this.error = error;
       if (!mayRetry(error.code)) return this.#onRefused(error);
       this.#enter("joining");
       this.#joinTimer = this._clock.setTimeout(() => this.#join(), retryAfterMs ?? backoffMs(this.#joinAttempt++, this._clock.random));
-    }, { ...place, presence: this.#isWatched, echo: this.#echo });
+    }, { ...place, presence: this.#isWatched(), echo: this.#echo });
   }
-  #onJoined({ offset: head, epoch, recovered, reason, members, truncated }) {
+  #onJoined(frame) {
+    const { offset: head, epoch, recovered, reason, members, truncated, count } = frame;
     this.#isCounting = true;
     this.error = void 0;
-    if (members) this.#show({ count: members.length, members, truncated: Boolean(truncated) });
+    if (members) this.#show(presenceOf(frame));
+    if (truncated && !count) this.presence().then((present) => this.#show(present), ignore);
     if (!recovered && this.#offset !== null) return this.#onGap(reason ?? "epoch", head, epoch);
     this.#gaps = 0;
     this.head = head;
@@ -1239,7 +1307,6 @@ var Room = class extends Emitter {
     if (!(this.#options.last && head)) this.#offset = head;
   }
   #onRefused(error) {
-    this.error = error;
     this.#enter("refused");
     this._emit("end", error);
     this.#publishing.pump();
@@ -1307,7 +1374,7 @@ var Room = class extends Emitter {
   }
   /** @internal */
   _isOpen() {
-    return this.state === "live" || this.state === "refused" || !this.#isWanted;
+    return this.state !== "joining";
   }
   /** @internal */
   _isReadSince(time) {
@@ -1360,14 +1427,11 @@ var Room = class extends Emitter {
     this.#enter("live");
     this.#publishing.pump();
   }
-  get #me() {
-    return this._wire.connection.userId;
-  }
   #toOwn({ key, text }, frame) {
-    return this.#toMessage({ ...frame, payload: JSON.parse(text), sender: this.#me, key });
+    return this.#toMessage({ ...frame, payload: JSON.parse(text), sender: this._wire.connection.userId, key });
   }
   #toMessage({ offset, payload, sender, id, ts, key }) {
-    return { room: this.name, offset, payload, sender, id, ts, own: sender === this.#me, ...key && { key } };
+    return { room: this.name, offset, payload, sender, id, ts, own: sender === this._wire.connection.userId, ...key && { key } };
   }
   // --------------------------------------------------------------------------------------------- presence
   #onEphemeral({ payload, sender, ts }) {
@@ -1390,6 +1454,9 @@ var Room = class extends Emitter {
     this._emit("change", state);
   }
 };
+function presenceOf({ members, count = members.length, truncated }) {
+  return { count, members, truncated: Boolean(truncated) };
+}
 
 // src/carillon.ts
 var QUEUE_LIMIT = 1e3;
@@ -1429,7 +1496,7 @@ var Carillon = class {
     if (token !== void 0) connection._token.source = token;
     connection._token.drop();
     if (connection.state === "connected") void connection._renew();
-    else this.connect();
+    else if (connection.state !== "closed") connection._open(true);
   }
   /** Ends for good. What waits to be published is rejected with `closed`. */
   close() {
@@ -1438,7 +1505,7 @@ var Carillon = class {
   /** @internal */
   _need() {
     const { state, error } = this.connection;
-    if (error && (state === "stopped" || state === "closed")) throw error;
+    if (state === "stopped" || state === "closed") throw error;
     this.connection._start();
   }
   /** @internal */

@@ -8,7 +8,7 @@ const { token, url = "http://127.0.0.1:8080" } = Object.fromEntries(new URLSearc
 const carillon = new Carillon({ url, token });
 
 function Chat({ name }) {
-  const { messages, pending, publish } = useRoom(carillon, name, { last: 50 });
+  const { messages, pending, failed, publish } = useRoom(carillon, name, { last: 50 });
   const here = usePresence(carillon, name);
   const connection = useConnection(carillon);
 
@@ -26,6 +26,9 @@ function Chat({ name }) {
       <ol>
         {messages.map(({ offset, sender, payload }) => <li key={offset}><b>{sender}</b> {payload.text}</li>)}
         {pending.map(({ key, payload }) => <li key={key} className="pending"><b>…</b> {payload.text}</li>)}
+        {failed.map(({ key, payload, error }) => (
+          <li key={key}>not sent ({error.code}): {payload.text} <button onClick={() => publish(payload, { key })}>Try again</button></li>
+        ))}
       </ol>
       <form onSubmit={send}>
         <input name="text" aria-label="Message" autoComplete="off" autoFocus />

@@ -80,7 +80,7 @@ export class Carillon {
     if (token !== undefined) connection._token.source = token;
     connection._token.drop();
     if (connection.state === "connected") void connection._renew();
-    else this.connect();
+    else if (connection.state !== "closed") connection._open(true);
   }
 
   /** Ends for good. What waits to be published is rejected with `closed`. */
@@ -91,7 +91,7 @@ export class Carillon {
   /** @internal */
   _need(): void {
     const { state, error } = this.connection;
-    if (error && (state === "stopped" || state === "closed")) throw error;
+    if (state === "stopped" || state === "closed") throw error;
     this.connection._start();
   }
 

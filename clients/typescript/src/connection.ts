@@ -41,7 +41,10 @@ const PONG_WITHIN_MS = 10_000;
 const PONG_WITHIN_WAKING_MS = 4_000;
 /** A renewal of the token that did not work is tried again after this time. */
 const RENEW_AGAIN_MS = 5_000;
-/** So many attempts in a row over WebSocket that end before the server spoke: it may be blocked. Where it was before, one is enough. */
+/**
+ * So many attempts in a row over WebSocket that end before the server spoke: it may be blocked, or the server away. The fallback
+ * finds out which. Where it was blocked before, one is enough.
+ */
 const BLOCKED_AFTER = 2;
 /** How the fallback says that it is not needed any more. No server sends it. */
 const WEBSOCKET_WORKS = 4299;
@@ -109,9 +112,10 @@ export class Connection extends Emitter<{
     if (this.state === "idle") this._open();
   }
 
-  /** @internal Opens now, whatever it was waiting for. */
-  _open(): void {
-    if (this.state === "connected" || this.state === "connecting") return;
+  /** @internal Opens now, whatever it was waiting for; `isAnew`: also in the place of an attempt that is under way. */
+  _open(isAnew?: boolean): void {
+    if (this.state === "connected" || (this.state === "connecting" && !isAnew)) return;
+    this.#abandon();
     this.#listening ??= listenToSurroundings(() => this.#wake());
     this.error = undefined;
     void this.#attempt();
@@ -119,7 +123,7 @@ export class Connection extends Emitter<{
 
   /** @internal Ends for good. */
   _close(): void {
-    this.#end("closed", new CarillonError("closed", "the client was closed"));
+    this.#end("closed", new CarillonError("closed", "closed"));
   }
 
   /**
@@ -160,6 +164,8 @@ export class Connection extends Emitter<{
     const turn = ++this.#turn;
     this.#clear();
     this.#drainMs = undefined;
+    // From here on: getting a token may take for ever as well.
+    this.#after("connect", CONNECT_WITHIN_MS, () => this.#onClose(1006, ""));
     this.#enter("connecting");
     try {
       const token = await this._token.take();
@@ -179,7 +185,6 @@ export class Connection extends Emitter<{
     socket.onmessage = ({ data }) => this.#onFrame(JSON.parse(data) as Frame);
     socket.onclose = ({ code, reason }) => this.#onClose(code, reason);
     socket.onerror = () => {}; // What matters comes as a close.
-    this.#after("connect", CONNECT_WITHIN_MS, () => this.#onClose(1006, ""));
   }
 
   /** Attempts that WebSocket failed, one over the fallback, and so on, until one of them works. */
@@ -260,10 +265,13 @@ export class Connection extends Emitter<{
   #onClose(code: number, reason: string): void {
     const wasConnected = this.state === "connected";
     if (wasConnected && this.#clock.now() - this.#connectedAt >= STABLE_MS) this.#retries = 0;
-    // Codes of 4000 and above are the server's own: it was reached.
-    const isBlocked = !wasConnected && code < 4000;
+    // Codes of 4000 and above are the server's own: it was reached. Without a socket, it was not asked.
+    const isBlocked = !wasConnected && code < 4000 && this.#socket;
     if (isBlocked) this.#blocked += 1;
-    if (wasConnected && code === WEBSOCKET_WORKS) this.#blocked = 0;
+    if (code === WEBSOCKET_WORKS) {
+      this.#blocked = 0;
+      this.#blockedAfter = BLOCKED_AFTER;
+    }
     this.#abandon();
     const next = afterClose(code, reason, this.#drainMs, this.#clock.random);
     this.error = next instanceof CarillonError ? next : new CarillonError("unavailable", `the connection ended: ${code} ${reason}`, { closeCode: code });
@@ -341,7 +349,7 @@ function baseOf(url: string | URL = globalThis.location?.origin): URL {
 }
 
 function signedOut(): CarillonError {
-  return new CarillonError("unauthorized", "there is no token");
+  return new CarillonError("unauthorized", "no token");
 }
 
 /** Calls `wake` when the network comes or goes, and when the page is looked at again. */

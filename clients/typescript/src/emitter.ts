@@ -13,6 +13,11 @@ export class Emitter<Kinds> {
     return () => void all.delete(listener);
   }
 
+  /** @internal Whether somebody listens. */
+  _has(kind: keyof Kinds): boolean {
+    return Boolean(this.#listeners.get(kind)?.size);
+  }
+
   /** @internal */
   _emit<Kind extends keyof Kinds>(kind: Kind, told: Kinds[Kind]): void {
     for (const listener of [...(this.#listeners.get(kind) ?? [])] as Listener<Kinds[Kind]>[]) {

@@ -11,6 +11,13 @@ export type LocalCode =
   /** An iterator was read so slowly that its buffer ran over. */
   | "slow_consumer";
 
+/** A publish that was rejected. With the same `key` it may be published again: what is stored already is not stored twice. */
+export interface Unpublished {
+  room: string;
+  key: string;
+  payload: unknown;
+}
+
 /** An error of the server, or of the SDK. */
 export class CarillonError extends Error {
   override readonly name = "CarillonError";
@@ -20,8 +27,10 @@ export class CarillonError extends Error {
   declare readonly closeCode?: number;
   /** `unknown`: a publish that may be stored or not. Absent: it is not stored. */
   declare readonly outcome?: "unknown";
+  /** What was to be published: as it was given to `publish`, so that it can be shown, kept, or published again. */
+  declare readonly publish?: Unpublished;
 
-  constructor(code: LocalCode | (string & {}), message: string, more: { closeCode?: number | undefined; outcome?: "unknown" | undefined } = {}) {
+  constructor(code: LocalCode | (string & {}), message: string, more: { closeCode?: number | undefined; outcome?: "unknown" | undefined; publish?: Unpublished } = {}) {
     super(message);
     this.code = code;
     Object.assign(this, more);

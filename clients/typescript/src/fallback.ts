@@ -1,8 +1,11 @@
 // Where WebSocket is blocked: a socket that speaks the frames of the WebSocket, and reads by Server-Sent Events and writes by
 // HTTP. So nothing else of the SDK knows the difference, but for keys of one's own messages, which can't be seen here.
 //
+// It is taken on evidence only: HTTP reaches the server, and a WebSocket at the same time does not. A server that was away for
+// a while lets both through again.
+//
 // Each room is read from the history up to its head, behind an open feed of live messages; both are joined by offset. That
-// takes the grant `history`. A feed that breaks ends the socket, and the next one begins where the rooms are.
+// takes the grant `history`; a room without it waits until WebSocket is possible. A feed that breaks ends the socket, and the next one begins where the rooms are.
 
 import type { CarillonOptions } from "./carillon.js";
 import type { Clock } from "./clock.js";
@@ -20,6 +23,10 @@ const HOLE_MS = 300;
 const SILENT_MS = 75_000;
 /** Who is there is asked for now and then: feeds don't tell. */
 const PRESENCE_EVERY_MS = 10_000;
+/** Who is refused for now, or for as long as there is no WebSocket, asks again after this time. */
+const REFUSED_AGAIN_MS = 30_000;
+/** A WebSocket that says nothing for this long is blocked. Less than what `connection.ts` gives a whole attempt. */
+const PROBE_WITHIN_MS = 5_000;
 /** WebSocket is looked for again after this time, and then less and less often. */
 const PROBE_FIRST_MS = 30_000;
 const PROBE_MAX_MS = 600_000;
@@ -69,6 +76,7 @@ class FallbackSocket implements SocketLike {
   #feedRooms = new Set<string>();
   #isFeedDue = false;
   #isConnected = false;
+  #isProbing = false;
   #heardAt: number;
   #probeMs = PROBE_FIRST_MS;
 
@@ -88,7 +96,6 @@ class FallbackSocket implements SocketLike {
 
   close(): void {
     this.#ending.abort();
-    this.#feed?.abort();
     for (const room of this.#rooms.values()) this.#forget(room);
     this.onmessage = this.onclose = null;
   }
@@ -136,12 +143,13 @@ class FallbackSocket implements SocketLike {
     const query = new URLSearchParams([...rooms].map((room) => ["room", room]));
     query.set("client", this._clientId);
     this.#feed = feed;
+    this.#ending.signal.addEventListener("abort", () => feed.abort());
     let retry: string | undefined;
     let event = { type: "message", data: "" };
     const isCurrent = () => this.#feed === feed && !feed.signal.aborted;
     try {
       const answer = await this.#fetch(`events?${query}`, { headers: { Accept: "text/event-stream" }, signal: feed.signal });
-      if (answer.status === 403) return isCurrent() ? await this.#onForbidden(rooms, before) : undefined;
+      if (answer.status === 403) return isCurrent() ? await this.#onForbidden(rooms, before, isCurrent) : undefined;
       if (!answer.ok || !answer.body) return isCurrent() ? this.#onStatus(answer.status) : undefined;
       let hasBegun = false;
       let hasId = false;
@@ -178,11 +186,8 @@ class FallbackSocket implements SocketLike {
 
   #onBegun(rooms: Set<string>): void {
     this.#feedRooms = rooms;
-    if (!this.#isConnected) {
-      this.#isConnected = true;
-      this.#probeLater();
-      this.#say({ type: "connected", userId: this.#user, clientId: this._clientId, expiresAt: this.#expiresAt, limits: { rooms: ROOMS_MAX } });
-    }
+    // HTTP reaches the server. If a WebSocket does so too by now, this way is not needed.
+    if (!this.#isConnected) this.#probe(() => this.#connected());
     for (const [room, { begin }] of [...this.#onFed]) {
       if (!rooms.has(room)) continue;
       this.#onFed.delete(room);
@@ -190,21 +195,34 @@ class FallbackSocket implements SocketLike {
     }
   }
 
-  /** Some room may not be joined. The others must not go without a feed for it. */
-  async #onForbidden(rooms: Set<string>, before: AbortController | undefined): Promise<void> {
-    const added = [...rooms].filter((room) => this.#onFed.has(room));
-    if (added.length === 0) return this.#end(4001, "unauthorized");
-    for (const room of added) {
+  #connected(): void {
+    if (this.#isConnected) return;
+    this.#isConnected = true;
+    this.#probeLater();
+    this.#say({ type: "connected", userId: this.#user, clientId: this._clientId, expiresAt: this.#expiresAt, limits: { rooms: ROOMS_MAX } });
+  }
+
+  /** Some room may not be joined, or not any more with a newer token. The others must not go without a feed for it. */
+  async #onForbidden(rooms: Set<string>, before: AbortController | undefined, isCurrent: () => boolean): Promise<void> {
+    let isFound = false;
+    for (const room of rooms) {
       const trying = new AbortController();
       const answer = await this.#fetch(`events?${new URLSearchParams({ room })}`, { signal: trying.signal }).catch(() => undefined);
       trying.abort();
+      if (!isCurrent()) return;
       if (answer?.status !== 403) continue;
-      const asked = this.#onFed.get(room);
-      this.#onFed.delete(room);
+      // The personal room is open to whoever the token is for.
       const joined = this.#rooms.get(room);
-      if (joined) this.#forget(joined);
-      if (asked) this.#say({ type: "error", ref: asked.ref, room, code: "forbidden", message: "the token does not allow this" });
+      if (!joined) return this.#onStatus(403);
+      isFound = true;
+      const asked = this.#onFed.get(room);
+      this.#forget(joined);
+      this.#feedRooms.delete(room);
+      if (!asked) this.#say({ type: "left", room });
+      this.#say({ type: "error", ref: asked?.ref, room, code: "forbidden", message: "the token does not allow this" });
     }
+    // None of them alone: so it is not a room's fault, and to ask again at once would not help.
+    if (!isFound) return this.#end(1006);
     this.#feed = before;
     this.#feedSoon();
   }
@@ -250,10 +268,20 @@ class FallbackSocket implements SocketLike {
       name, offset: 0, isReading: true, held: new Map(), holeTimer: undefined, isWatched: Boolean(frame.presence), here: undefined, watchTimer: undefined,
     };
     this.#rooms.set(name, room);
-    const begin = () => void this.#begin(room, frame).catch((error) => this.#onFailed(error, frame));
+    const begin = () => void this.#begin(room, frame).catch((error) => this.#onRefused(error, room, frame));
     if (this.#feedRooms.has(name)) return begin();
     this.#onFed.set(name, { begin, ref });
     this.#feedSoon();
+  }
+
+  /** It can't be read, and is not kept half joined. By WebSocket it could be read without a grant for its history. */
+  #onRefused(error: unknown, room: Joined, frame: Json): void {
+    if (this.#rooms.get(room.name) !== room) return;
+    if (error instanceof Refused) this.#forget(room);
+    if (error instanceof Refused && error.status === 403) {
+      Object.assign(error.fields, { code: "unavailable", message: "without WebSocket, this room takes the grant `history`", retryAfterMs: REFUSED_AGAIN_MS });
+    }
+    this.#onFailed(error, frame);
   }
 
   /** The feed runs: reads what was missed, and says `joined` as the server would. */
@@ -261,7 +289,9 @@ class FallbackSocket implements SocketLike {
     const newest = await this.#messages(room.name, { limit: since === undefined ? Math.max(1, Math.min(last ?? 0, PAGE)) : 1 });
     if (this.#rooms.get(room.name) !== room) return;
     const head: number = newest.messages.at(-1)?.offset ?? 0;
-    const joined = { type: "joined", ref, room: room.name, offset: head, epoch: newest.epoch, recovered: true, ...(room.isWatched && (await this.#watch(room))) };
+    const present = room.isWatched && (await this.#watch(room));
+    if (this.#rooms.get(room.name) !== room) return;
+    const joined = { type: "joined", ref, room: room.name, offset: head, epoch: newest.epoch, recovered: true, ...present };
     const refuse = (reason: string) => {
       this.#goLive(room, head);
       this.#say({ ...joined, recovered: false, reason });
@@ -276,6 +306,7 @@ class FallbackSocket implements SocketLike {
     }
     if (since > head || (epoch && since > 0 && epoch !== newest.epoch)) return refuse("epoch");
     const page = since < head ? await this.#messages(room.name, { after: since, limit: PAGE }) : { messages: [], more: false };
+    if (this.#rooms.get(room.name) !== room) return;
     if (since < head && page.messages[0]?.offset !== since + 1) return refuse("trimmed");
     this.#say(joined);
     room.offset = since;
@@ -328,6 +359,7 @@ class FallbackSocket implements SocketLike {
   /** Who is there, and from now on who comes and goes. */
   async #watch(room: Joined): Promise<Json> {
     const { count, members, truncated } = await this.#get(`rooms/${encodeURIComponent(room.name)}/presence`);
+    if (this.#rooms.get(room.name) !== room) return {};
     const here = new Map<string, Json>(members.map((member: Json) => [member.userId, member]));
     const before = room.here;
     room.here = here;
@@ -336,8 +368,17 @@ class FallbackSocket implements SocketLike {
       for (const [userId, member] of here) if (!before.has(userId)) tell("userJoined", member);
       for (const [userId, member] of before) if (!here.has(userId)) tell("userLeft", member);
     }
-    room.watchTimer = this._clock.setTimeout(() => void this.#watch(room).catch((error) => this.#onFailed(error)), PRESENCE_EVERY_MS);
-    return { members, truncated };
+    this.#watchLater(room, PRESENCE_EVERY_MS);
+    return { count, members, truncated };
+  }
+
+  /** Who may not know any more who is there, or asks too often, goes without for a while: the messages still come. */
+  #watchLater(room: Joined, ms: number): void {
+    const onFailed = (error: unknown) => {
+      if (!(error instanceof Refused) || error.status === 401) this.#onFailed(error);
+      else if (this.#rooms.get(room.name) === room) this.#watchLater(room, error.fields.retryAfterMs ?? REFUSED_AGAIN_MS);
+    };
+    room.watchTimer = this._clock.setTimeout(() => void this.#watch(room).catch(onFailed), ms);
   }
 
   // ------------------------------------------------------------------------------------------------- HTTP
@@ -424,23 +465,39 @@ class FallbackSocket implements SocketLike {
 
   #probeLater(): void {
     if (!this._probe) return;
-    const timer = this._clock.setTimeout(() => this.#probe(this._probe!()), this.#probeMs);
+    const timer = this._clock.setTimeout(() => this.#probe(() => this.#probeLater()), this.#probeMs);
     this.#probeMs = Math.min(this.#probeMs * 2, PROBE_MAX_MS);
     this.#ending.signal.addEventListener("abort", () => this._clock.clearTimeout(timer));
   }
 
-  /** Is WebSocket possible after all? The first frame tells; an open socket alone may be a proxy's. */
-  #probe(socket: SocketLike): void {
+  /**
+   * Is WebSocket possible after all? The first frame tells, or a close that only the server makes; an open socket alone may be a
+   * proxy's. Calls `otherwise` if not.
+   */
+  #probe(otherwise: () => void): void {
+    if (!this._probe) return otherwise();
+    if (this.#isProbing) return;
+    this.#isProbing = true;
+    const socket = this._probe();
     const stop = () => {
+      this.#isProbing = false;
+      this._clock.clearTimeout(timer);
+      this.#ending.signal.removeEventListener("abort", stop);
       socket.onmessage = socket.onclose = null;
       socket.close();
     };
-    socket.onerror = () => {};
-    socket.onmessage = () => {
+    const fail = () => {
+      stop();
+      otherwise();
+    };
+    const works = () => {
       stop();
       this.#end(WEBSOCKET_WORKS, "retry_ms=0");
     };
-    socket.onclose = () => this.#probeLater();
+    const timer = this._clock.setTimeout(fail, PROBE_WITHIN_MS);
+    socket.onerror = () => {};
+    socket.onmessage = works;
+    socket.onclose = ({ code }) => (code >= 4000 ? works() : fail());
     this.#ending.signal.addEventListener("abort", stop);
   }
 }

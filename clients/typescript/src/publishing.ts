@@ -25,7 +25,8 @@ export interface Publish {
   /** The payload as JSON. */
   readonly text: string;
   readonly resolve: (published: Published) => void;
-  readonly reject: (error: CarillonError) => void;
+  /** What a `CarillonError` is made of. */
+  readonly reject: (error: { code: string; message: string; closeCode: number | undefined; outcome: "unknown" | undefined }) => void;
   /** On its way on the present connection. */
   isSent?: boolean;
   /** When it was sent for the first time without being answered since, Unix milliseconds. */
@@ -143,7 +144,7 @@ export class Publishing {
 
   #fail(publish: Publish, { code, message, closeCode }: CarillonError, isRefused?: boolean): void {
     const outcome = publish.inDoubtSince && !isRefused ? "unknown" : undefined;
-    if (this.#remove(publish)) publish.reject(new CarillonError(code, message, { closeCode, outcome }));
+    if (this.#remove(publish)) publish.reject({ code, message, closeCode, outcome });
   }
 
   #remove(publish: Publish): boolean {
@@ -162,7 +163,7 @@ export class Publishing {
       if (turn !== this.#turn) return;
       this.#isHeld = false;
       if (found) this.#settle(publish, found);
-      else if (error || publish.isHidden) this.#fail(publish, error ?? new CarillonError("unavailable", "it may be stored or not: what followed is gone"));
+      else if (error || publish.isHidden) this.#fail(publish, error ?? new CarillonError("unavailable", "the room was trimmed"));
       else this.#send(publish, true);
       this.pump();
     };

@@ -23,11 +23,18 @@ export interface Pending<T> {
   payload: T;
 }
 
+/** A publish that was rejected. `publish(payload, { key })` tries it again. */
+export interface Failed<T> extends Pending<T> {
+  error: CarillonError;
+}
+
 export interface RoomView<T> {
   /** In order, without holes; one's own included. */
   messages: readonly Message<T>[];
   /** What was published here and is not stored yet, in order. */
   pending: readonly Pending<T>[];
+  /** What was published here and was rejected, until it is published again or `discard`ed. */
+  failed: readonly Failed<T>[];
   state: RoomState;
   /** Why the room is `refused`. */
   error: CarillonError | undefined;
@@ -39,8 +46,10 @@ export interface RoomView<T> {
 
 export interface UseRoom<T, E> extends RoomView<T> {
   room: Room<T, E>;
-  /** As `room.publish`, and shown in `pending` meanwhile. */
+  /** As `room.publish`, and shown in `pending` meanwhile; what is rejected stands in `failed`. */
   publish(payload: T, options?: PublishOptions): Promise<Published>;
+  /** Takes a publish out of `failed`. */
+  discard(key: string): void;
   /** Puts older messages before the list. */
   loadEarlier(): Promise<void>;
 }
@@ -52,7 +61,7 @@ export interface UseRoom<T, E> extends RoomView<T> {
 export function useRoom<T = unknown, E = unknown>(carillon: Carillon, name: string, options?: UseRoomOptions): UseRoom<T, E> {
   const store = storesOf(carillon).room(name, options) as RoomStore<T, E>;
   const view = useSyncExternalStore(store.subscribe, store.view, store.view);
-  return { ...view, room: store.room, publish: store.publish, loadEarlier: store.loadEarlier };
+  return { ...view, room: store.room, publish: store.publish, discard: store.discard, loadEarlier: store.loadEarlier };
 }
 
 /** Who is in a room; undefined until that is known. */
@@ -141,6 +150,8 @@ abstract class Store<View> {
 
 class RoomStore<T, E> extends Store<RoomView<T>> {
   #keep: number;
+  /** Older messages that were asked for; they don't count. */
+  #earlier = 0;
   #last: number;
   #stores: Stores;
   #isLoading = false;
@@ -152,40 +163,53 @@ class RoomStore<T, E> extends Store<RoomView<T>> {
     stores: Stores,
   ) {
     super(emptyOf(room));
-    this.#keep = keep;
+    this.#keep = Math.max(1, keep);
     this.#last = last;
     this.#stores = stores;
   }
 
-  publish = async (payload: T, options: PublishOptions = {}): Promise<Published> => {
+  publish = (payload: T, options: PublishOptions = {}): Promise<Published> => {
     const key = options.key ?? crypto.getRandomValues(new Uint32Array(4)).join("-");
+    this.discard(key);
     this.#change({ pending: [...this._view.pending, { key, payload }] });
-    try {
-      return await this.room.publish(payload, { ...options, key });
-    } finally {
-      this.#settle(key);
-    }
+    const published = this.room.publish(payload, { ...options, key });
+    published.then(
+      () => this.#settle(key),
+      (error: CarillonError) => {
+        this.#settle(key);
+        this.#change({ failed: [...this._view.failed, { key, payload, error }] });
+      },
+    );
+    return published;
+  };
+
+  discard = (key: string): void => {
+    const failed = this._view.failed.filter((publish) => publish.key !== key);
+    if (failed.length < this._view.failed.length) this.#change({ failed });
   };
 
   loadEarlier = async (): Promise<void> => {
     const first = this._view.messages[0];
-    if (first && this._view.hasEarlier) await this.#load(first.offset, EARLIER_LIMIT);
+    if (first && this._view.hasEarlier) this.#earlier += await this.#load(first.offset, EARLIER_LIMIT);
   };
 
-  async #load(before: number, limit: number): Promise<void> {
-    if (this.#isLoading || before === 1 || limit === 0) return;
+  /** How many were put before the list. */
+  async #load(before: number, limit: number): Promise<number> {
+    if (this.#isLoading || before === 1 || limit === 0) return 0;
     this.#isLoading = true;
     try {
       const { messages, more, epoch } = await this.room.history({ before, limit });
       const first = this._view.messages[0];
       // The room may have begun another life meanwhile.
-      if (epoch !== this.room.position?.epoch || (first && first.offset !== before)) return;
+      if (epoch !== this.room.position?.epoch || (first && first.offset !== before)) return 0;
       this.#change({ messages: [...messages, ...this._view.messages], hasEarlier: more });
+      return messages.length;
     } catch {
       this.#change({ hasEarlier: false }); // Not for this user to read.
     } finally {
       this.#isLoading = false;
     }
+    return 0;
   }
 
   protected _listen(): (() => void)[] {
@@ -194,26 +218,35 @@ class RoomStore<T, E> extends Store<RoomView<T>> {
     const { position } = this.room;
     if (position) void this.#load(position.offset + 1, this.#last);
     return [
-      this.room.on("change", () => this.#change({ state: this.room.state, error: this.room.error })),
+      this.room.on("change", (state) => {
+        // Left by the app itself: who joins again begins anew.
+        if (state === "idle") this.#empty();
+        this.#change({ state, error: this.room.error });
+      }),
       this.room.on("message", (message) => this.#onMessage(message)),
-      this.room.on("gap", (gap) => this.#change(gap.reason === "epoch" ? { gap, messages: [], hasEarlier: false } : { gap, messages: [], hasEarlier: true })),
+      this.room.on("gap", (gap) => {
+        this.#empty();
+        this.#change({ gap, hasEarlier: gap.reason !== "epoch" });
+      }),
     ];
   }
 
   protected _onUnused(): void {
     this.#stores.release(this.room);
-    this._view = { ...emptyOf(this.room), pending: this._view.pending };
+    this.#empty();
+  }
+
+  /** What was said here and is not stored stays. */
+  #empty(): void {
+    const { pending, failed } = this._view;
+    this.#earlier = 0;
+    this._view = { ...emptyOf(this.room), pending, failed };
   }
 
   #onMessage(message: Message<T>): void {
-    const { messages, pending } = this._view;
-    const isFull = messages.length >= this.#keep;
-    const first = messages[0] ?? message;
-    this.#change({
-      messages: [...(isFull ? messages.slice(1 - this.#keep) : messages), message],
-      pending: pending.filter(({ key }) => key !== message.key),
-      hasEarlier: isFull || first.offset > 1,
-    });
+    const { pending } = this._view;
+    const messages = [...this._view.messages, message].slice(-this.#keep - this.#earlier);
+    this.#change({ messages, pending: pending.filter(({ key }) => key !== message.key), hasEarlier: messages[0]!.offset > 1 });
   }
 
   #settle(settled: string): void {
@@ -227,7 +260,7 @@ class RoomStore<T, E> extends Store<RoomView<T>> {
 }
 
 function emptyOf(room: Room<any, any>): RoomView<never> {
-  return { messages: [], pending: [], state: room.state, error: room.error, gap: undefined, hasEarlier: false };
+  return { messages: [], pending: [], failed: [], state: room.state, error: room.error, gap: undefined, hasEarlier: false };
 }
 
 class PresenceStore extends Store<Presence | undefined> {
@@ -240,7 +273,13 @@ class PresenceStore extends Store<Presence | undefined> {
 
   protected _listen(): (() => void)[] {
     this._stores.hold(this._room);
-    return [this._room.on("presence", (present) => this._show(present))];
+    // Known already where the room was watched all the time; nobody tells it again.
+    this._view = this._room.present;
+    return [
+      this._room.on("presence", (present) => this._show(present)),
+      // Left by the app itself: nobody knows any more.
+      this._room.on("end", () => this._show(this._room.present)),
+    ];
   }
 
   protected _onUnused(): void {

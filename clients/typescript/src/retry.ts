@@ -19,7 +19,7 @@ export function afterClose(closeCode: number, reason: string, toldMs: number | u
   if (closeCode === 1009 || (closeCode >= 4000 && closeCode < 4100)) {
     // The reason text is a code: `unauthorized`, `protocol_error`, `forbidden`, `token_expired`.
     const code = closeCode === 1009 ? "payload_too_large" : reason || "stopped";
-    return new CarillonError(code, `closed by the server for good: ${closeCode} ${reason}`, { closeCode });
+    return new CarillonError(code, `the connection ended: ${closeCode} ${reason}`, { closeCode });
   }
   if (closeCode >= 4200 && closeCode < 4300) {
     const told = /retry_ms=(\d+)/.exec(reason)?.[1];

@@ -69,16 +69,18 @@ export interface RoomKinds<T, E> {
   userJoined: Member;
   /** A user's last connection went. */
   userLeft: Member;
+  /** What was published is not stored: the promise of `publish` rejects with the same error. */
+  rejected: CarillonError;
 }
 
 const ignore = () => {};
-const WATCHED = new Set<unknown>(["presence", "userJoined", "userLeft"]);
+const WATCHED = ["presence", "userJoined", "userLeft"] as const;
 
 /** A room, as this client sees it. `T` is the type of its payloads, `E` that of ephemeral ones. */
 export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> implements AsyncIterable<Message<T>> {
   readonly name: string;
   state: RoomState = "idle";
-  /** Why it is refused. */
+  /** Why it is refused, or could not be joined yet. */
   error: CarillonError | undefined;
   /** The newest offset that is known of. */
   head = 0;
@@ -94,9 +96,6 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
   #epoch = "";
   /** Since when nothing is missed, Unix milliseconds. */
   #readSince = 0;
-  /** Somebody listens. */
-  #isWanted = false;
-  #isWatched = false;
   /** What comes is counted. It is not while a join is on its way that covers it. */
   #isCounting = false;
   #joinTurn = 0;
@@ -126,20 +125,27 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
   }
 
   /**
-   * Calls `listener` from now on, and joins the room unless `kind` is `change` or `end`. Returns the function that ends the
+   * Calls `listener` from now on, and joins the room unless `kind` is `change`, `end` or `rejected`. Returns the function that ends the
    * listening; the room stays joined until `leave()`.
    */
   override on<Kind extends keyof RoomKinds<T, E>>(kind: Kind, listener: Listener<RoomKinds<T, E>[Kind]>): () => void {
-    if (WATCHED.has(kind) && !this.#isWatched) {
-      this.#isWatched = true;
-      if (this.#isWanted) this.#joinSoon();
-    }
-    if (kind !== "change" && kind !== "end") this.join();
-    return super.on(kind, listener);
+    const wasWatched = this.#isWatched();
+    const end = super.on(kind, listener);
+    if (this.state !== "idle" && this.#isWatched() && !wasWatched) this.#joinSoon();
+    if (!/^(change|end|rejected)$/.test(kind as string)) this.join();
+    return end;
+  }
+
+  #isWatched(): boolean {
+    return WATCHED.some((kind) => this._has(kind));
   }
 
   /** Messages from now on, for as long as the loop runs: `for await (const message of room)`. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Message<T>, void, undefined> {
+    // What has ended tells nothing more.
+    if (this._wire.connection.state === "closed") return;
+    this._wire._need();
+    if (this.state === "refused") throw this.error;
     const buffer: Message<T>[] = [];
     let ended: { error?: CarillonError | undefined } | undefined;
     let wake = () => {};
@@ -151,7 +157,7 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
     };
     const unlistenEnd = this.on("end", end);
     const unlisten = this.on("message", (message) => {
-      if (buffer.push(message) > ITERATOR_BUFFER_MAX) end(new CarillonError("slow_consumer", "messages were read too slowly"));
+      if (buffer.push(message) > ITERATOR_BUFFER_MAX) end(new CarillonError("slow_consumer", "read too slowly"));
       wake();
     });
     try {
@@ -168,16 +174,15 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
 
   /** Becomes a member, as the first listener does. */
   join(): void {
-    if (this.#isWanted) return;
-    this.#isWanted = true;
+    if (this.state !== "idle") return;
     this.#enter("joining");
     this.#joinSoon();
   }
 
   /** Is no member any more, and forgets where it was. What waits to be published still is. */
   leave(): void {
-    if (!this.#isWanted) return;
-    this.#isWanted = this.#isWatched = this.#isReloading = false;
+    if (this.state === "idle") return;
+    this.#isReloading = false;
     this.#offset = null;
     this.#epoch = "";
     this.#early.clear();
@@ -191,20 +196,28 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
 
   /**
    * Stores a message. Resolves once it is durable, with its place in the room; waits while there is no connection, and
-   * is stored once, however often that breaks. Rejects with a `CarillonError`.
+   * is stored once, however often that breaks. Rejects with a `CarillonError` that has it as `publish`. Whoever does not look at
+   * the promise can listen to `rejected`.
    */
   publish(payload: T, { key = randomId() }: PublishOptions = {}): Promise<Published> {
-    return new Promise((resolve, reject) => {
+    const published = new Promise<Published>((resolve, reject) => {
       this._wire._need();
-      if (this._wire._queued >= this._wire._queueLimit) throw new CarillonError("queue_full", "too many publishes wait already");
+      if (this._wire._queued >= this._wire._queueLimit) throw new CarillonError("queue_full", "too many publishes wait");
       const text = JSON.stringify(payload);
-      if (text === undefined) throw new CarillonError("bad_request", "the payload is not JSON");
+      if (text === undefined) throw new CarillonError("bad_request", "not JSON");
       const { frameBytes } = this._wire.connection.limits;
       if (new TextEncoder().encode(this.name + key + text).length > frameBytes - FRAME_AROUND_BYTES) {
-        throw new CarillonError("payload_too_large", `the server takes frames of at most ${frameBytes} bytes`);
+        throw new CarillonError("payload_too_large", `more than ${frameBytes} bytes`);
       }
       this.#publishing.add({ key, text, resolve, reject });
+    }).catch(({ code = "bad_request", message, closeCode, outcome }) => {
+      const error = new CarillonError(code, message, { closeCode, outcome, publish: { room: this.name, key, payload } });
+      this._emit("rejected", error);
+      throw error;
     });
+    // Not an unhandled rejection for those who listen to `rejected`, or whose page shows what waits.
+    published.catch(ignore);
+    return published;
   }
 
   /**
@@ -224,8 +237,7 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
 
   /** Who is there now. For who comes and goes, listen to `presence`. */
   async presence(): Promise<Presence> {
-    const { count, members, truncated } = await this.#read("presence");
-    return { count, members: members!, truncated: Boolean(truncated) };
+    return presenceOf(await this.#read("presence"));
   }
 
   #read(type: string, options?: HistoryOptions): Promise<Frame> {
@@ -243,7 +255,7 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
 
   /** @internal */
   _onConnected(): void {
-    if (this.#isWanted) this.#join();
+    if (this.state !== "idle") this.#join();
     this.#publishing.pump();
   }
 
@@ -251,7 +263,7 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
   _onGone(error?: CarillonError): void {
     this.#onNoMember();
     this.#publishing.onDisconnected();
-    if (this.#isWanted) this.#enter("joining");
+    if (this.state !== "idle") this.#enter("joining");
     if (!error) return;
     this.#publishing.fail(error);
     this._emit("end", error.code === "closed" ? undefined : error);
@@ -276,7 +288,7 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
     this.#isJoinDue = true;
     queueMicrotask(() => {
       this.#isJoinDue = false;
-      if (!this.#isWanted) return;
+      if (this.state === "idle") return;
       this._wire.connection._start();
       this.#join();
     });
@@ -297,16 +309,20 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
     }, (error, { retryAfterMs }) => {
       if (turn !== this.#joinTurn) return;
       this.#onNoMember();
+      this.error = error;
       if (!mayRetry(error.code)) return this.#onRefused(error);
       this.#enter("joining");
       this.#joinTimer = this._clock.setTimeout(() => this.#join(), retryAfterMs ?? backoffMs(this.#joinAttempt++, this._clock.random));
-    }, { ...place, presence: this.#isWatched, echo: this.#echo });
+    }, { ...place, presence: this.#isWatched(), echo: this.#echo });
   }
 
-  #onJoined({ offset: head, epoch, recovered, reason, members, truncated }: Frame): void {
+  #onJoined(frame: Frame): void {
+    const { offset: head, epoch, recovered, reason, members, truncated, count } = frame;
     this.#isCounting = true;
     this.error = undefined;
-    if (members) this.#show({ count: members.length, members, truncated: Boolean(truncated) });
+    if (members) this.#show(presenceOf(frame));
+    // Only an answer to this very question counts those who are not named.
+    if (truncated && !count) this.presence().then((present) => this.#show(present), ignore);
     if (!recovered && this.#offset !== null) return this.#onGap(reason ?? "epoch", head, epoch);
     this.#gaps = 0;
     this.head = head;
@@ -318,7 +334,6 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
   }
 
   #onRefused(error: CarillonError): void {
-    this.error = error;
     this.#enter("refused");
     this._emit("end", error);
     this.#publishing.pump();
@@ -398,7 +413,7 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
 
   /** @internal */
   _isOpen(): boolean {
-    return this.state === "live" || this.state === "refused" || !this.#isWanted;
+    return this.state !== "joining";
   }
 
   /** @internal */
@@ -462,16 +477,12 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
     this.#publishing.pump();
   }
 
-  get #me(): string {
-    return this._wire.connection.userId!;
-  }
-
   #toOwn({ key, text }: Publish, frame: Frame): Message<never> {
-    return this.#toMessage({ ...frame, payload: JSON.parse(text), sender: this.#me, key });
+    return this.#toMessage({ ...frame, payload: JSON.parse(text), sender: this._wire.connection.userId!, key });
   }
 
   #toMessage({ offset, payload, sender, id, ts, key }: Frame): Message<never> {
-    return { room: this.name, offset, payload: payload as never, sender, id, ts, own: sender === this.#me, ...(key && { key }) };
+    return { room: this.name, offset, payload: payload as never, sender, id, ts, own: sender === this._wire.connection.userId, ...(key && { key }) };
   }
 
   // --------------------------------------------------------------------------------------------- presence
@@ -498,4 +509,8 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
     this.state = state;
     this._emit("change", state);
   }
+}
+
+function presenceOf({ members, count = members!.length, truncated }: Frame): Presence {
+  return { count, members: members!, truncated: Boolean(truncated) };
 }

@@ -22,6 +22,8 @@ const TIMER_MAX_MS = 2 ** 31 - 1;
 export class Token {
   #current: string | null = null;
   #endsAt = 0;
+  /** Counts what was dropped: an answer to a question from before is not taken. */
+  #turn = 0;
 
   constructor(
     public source: TokenSource,
@@ -37,7 +39,9 @@ export class Token {
   async take(): Promise<string | null> {
     if (typeof this.source !== "function") return this.source;
     if (!this.#current || this.#endsAt - SPARE_MS <= this.clock.now()) {
+      const turn = this.#turn;
       const token = await this.source();
+      if (turn !== this.#turn) return this.take();
       this.#current = token;
       this.#endsAt = endsAt(token, this.clock.now());
     }
@@ -47,6 +51,7 @@ export class Token {
   /** It is not to be used again. */
   drop(): void {
     this.#current = null;
+    this.#turn += 1;
   }
 
   /** How long to wait before it is renewed, for a token that the server says ends at `expiresAt`. */

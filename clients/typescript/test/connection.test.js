@@ -413,6 +413,65 @@ describe("a token", () => {
     assert.match(world.connection.error.message, /the backend is away/);
   });
 
+  it("that never comes is asked for again", async () => {
+    let asked = 0;
+    const world = new World({ token: () => (asked += 1) === 1 ? new Promise(() => {}) : "t1" });
+    world.carillon.connect();
+    await world.clock.pass(10_000);
+    assert.equal(world.connection.state, "waiting");
+    await world.clock.pass(500);
+    assert.deepEqual([asked, world.sockets.length], [2, 1]);
+    await world.connected();
+    assert.equal(world.connection.state, "connected");
+  });
+
+  it("that comes late is there for the next attempt", async () => {
+    let give;
+    let asked = 0;
+    const world = new World({ token: () => ((asked += 1), new Promise((resolve) => (give = resolve))) });
+    world.carillon.connect();
+    await world.clock.pass(10_000);
+    give("late");
+    await settled();
+    await world.clock.pass(500);
+    assert.deepEqual([asked, shown(world.socket)], [1, "late"]);
+  });
+
+  it("may be changed while an older one is on its way, or shown", async () => {
+    let give;
+    const world = new World({ token: () => new Promise((resolve) => (give = resolve)) });
+    world.carillon.connect();
+    await settled();
+    world.carillon.refresh(() => "new");
+    await settled();
+    give("old");
+    await settled();
+    assert.deepEqual(world.sockets.map(shown), ["new"]);
+    world.carillon.refresh("newer");
+    await settled();
+    assert.deepEqual(world.sockets.map((socket) => [shown(socket), socket.isClosed]), [["new", true], ["newer", false]]);
+    await world.connected();
+    await world.clock.pass(30_000);
+    assert.equal(world.socket.protocols[1], "carillon.token.newer");
+  });
+
+  it("that was asked for before another one was brought is not shown after it", async () => {
+    let give;
+    const world = new World({ token: () => new Promise((resolve) => (give = resolve)) });
+    world.carillon.connect();
+    await settled();
+    give("first");
+    await world.connected();
+    world.carillon.refresh();
+    await settled();
+    const giveOld = give;
+    world.carillon.refresh(() => "new");
+    await settled();
+    giveOld("old");
+    await settled();
+    assert.equal(world.socket.last("refresh").token, "new");
+  });
+
   it("null says that the user has signed out", async () => {
     const world = new World({ token: () => null });
     world.carillon.connect();

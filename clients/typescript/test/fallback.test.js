@@ -85,6 +85,7 @@ async function blocked({ rooms = { lobby: [] }, options = {}, ...more } = {}) {
     await world.clock.pass(100);
     // The fallback is a file of its own, and loading it takes real time.
     for (let m = 0; m < 1_000 && sockets.length === 2 && world.connection.state === "connecting"; m += 1) await new Promise((resolve) => setTimeout(resolve, 1));
+    await calm();
   }
   await calm();
   return { server, world, room, told, sockets };
@@ -99,7 +100,7 @@ const block = (frame, id = "c1") => `id: ${id}\nevent: message\ndata: ${JSON.str
 
 it("after two attempts that no server answered, the third goes another way", async () => {
   const { world, server, sockets, room } = await blocked();
-  assert.equal(sockets.length, 2);
+  assert.equal(sockets.length, 3, "the last of them while HTTP reached the server");
   assert.deepEqual([world.connection.transport, world.connection.state, world.connection.userId, room.state], ["sse", "connected", "ada", "live"]);
   assert.equal(server.feed.headers.Authorization, `Bearer ${tokenOf({ sub: "ada" })}`);
   assert.deepEqual(server.feed.rooms, ["user:ada", "lobby"]);
@@ -126,6 +127,48 @@ it("once there, an attempt is one over WebSocket and this way at once after it, 
   const waits = tried.slice(1).map(([, time], n) => time - tried[n][1]);
   // A WebSocket takes a millisecond here to be refused; chance is a half, and three attempts failed before.
   assert.deepEqual(waits, [4_000, 1, 8_000, 1]);
+});
+
+it("a server that was away is no reason to go another way", async () => {
+  const server = new FakeServer();
+  const world = new World({ token: tokenOf({ sub: "ada" }), fallback: true, fetch: server.fetch });
+  world.carillon.room("lobby").join();
+  await settled();
+  for (let n = 0; n < 2; n += 1) {
+    world.socket.closes(1006); // Nobody listens there.
+    await world.clock.pass(world.connection.retryAt - world.clock.time);
+  }
+  // Now it does: HTTP reaches it, and so does the next WebSocket.
+  for (let m = 0; m < 1_000 && world.sockets.length === 2; m += 1) await new Promise((resolve) => setTimeout(resolve, 1)).then(() => world.clock.pass(0));
+  assert.equal(world.sockets.length, 3);
+  assert.equal(world.connection.state, "connecting");
+  world.socket.says({ type: "connected", userId: "ada" });
+  await world.clock.pass(0);
+  await world.connected();
+  assert.deepEqual([world.connection.state, world.connection.transport, world.sockets.length], ["connected", "websocket", 4]);
+  assert.ok(server.feed.isEnded);
+});
+
+it("a WebSocket that is let through and says nothing is a blocked one", async () => {
+  const server = new FakeServer();
+  const world = new World({ token: tokenOf({ sub: "ada" }), fallback: true, fetch: server.fetch });
+  world.carillon.connect();
+  for (let n = 0; n < 200 && world.connection.state !== "connected"; n += 1) {
+    await world.clock.pass(500);
+    await calm();
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  assert.deepEqual([world.connection.state, world.connection.transport, world.sockets.length], ["connected", "sse", 3]);
+  assert.ok(world.sockets.every(({ isClosed }) => isClosed));
+  const { feed } = server;
+  for (let n = 0; n < 4; n += 1) {
+    feed.write(":heartbeat\n\n");
+    await world.clock.pass(10_000);
+    await calm();
+  }
+  assert.equal(world.sockets.length, 4);
+  assert.ok(world.socket.isClosed, "nor does the next one stay open");
+  world.carillon.close();
 });
 
 it("a server that is only busy is no reason to go another way", async () => {
@@ -221,6 +264,59 @@ describe("reading", () => {
     assert.equal(secret.state, "refused");
     await calm();
     assert.equal(room.state, "live");
+  });
+});
+
+describe("a room that the token does not open", () => {
+  const forbidden = [403, { code: "forbidden" }];
+
+  it("any more is left, and the others go on", async () => {
+    const { server, world, room, told } = await blocked({ rooms: { lobby: [], other: [] } });
+    const other = world.carillon.room("other");
+    const seen = tellingOf(other);
+    await calm();
+    assert.equal(other.state, "live");
+    server.answers["/events"] = ({ rooms }) => (rooms.includes("lobby") ? forbidden : undefined);
+    world.carillon.refresh(tokenOf({ sub: "ada", jti: "2" }));
+    for (let n = 0; n < 5; n += 1) await calm();
+    assert.deepEqual([world.connection.state, room.state, other.state], ["connected", "refused", "live"]);
+    server.feed.write(block(message(1, "still here", { room: "other" })));
+    await calm();
+    assert.deepEqual([seen.messages, told.messages], [["1 still here"], []]);
+  });
+
+  it("is no reason to ask again and again", async () => {
+    const { server, world, room } = await blocked({ rooms: { lobby: [], other: [] } });
+    // Refused together, but none of them alone: nothing that a client could do about.
+    server.answers["/events"] = ({ rooms }) => (rooms.length > 1 ? forbidden : undefined);
+    world.carillon.room("other").join();
+    for (let n = 0; n < 10; n += 1) await calm();
+    const { length } = server.asked;
+    assert.ok(length < 20, `${length} requests`);
+    assert.equal(world.connection.state, "waiting");
+    assert.notEqual(room.state, "refused");
+  });
+
+  it("for its history waits for WebSocket, and is not ended", async () => {
+    const { server, world } = await blocked({ rooms: { lobby: [], secret: [] } });
+    server.answers["GET /rooms/secret/messages"] = forbidden;
+    const secret = world.carillon.room("secret");
+    const ends = [];
+    secret.on("end", (error) => ends.push(error));
+    secret.on("message", () => {});
+    await calm();
+    assert.deepEqual([secret.state, secret.error?.code, ends], ["joining", "unavailable", []]);
+    for (let n = 0; n < 3; n += 1) {
+      server.feed.write(":heartbeat\n\n");
+      await world.clock.pass(9_000);
+      await calm();
+    }
+    const count = () => server.asked.filter(({ path }) => path === "/rooms/secret/messages").length;
+    assert.equal(count(), 1);
+    server.log("secret", []);
+    await world.clock.pass(3_000);
+    await calm();
+    assert.deepEqual([secret.state, secret.error, count()], ["live", undefined, 2]);
   });
 });
 
@@ -325,6 +421,8 @@ describe("the end of a feed", () => {
     assert.equal(world.connection.retryAt - world.clock.time, 417);
     await world.clock.pass(417);
     await calm();
+    await world.clock.pass(1);
+    await calm();
     assert.deepEqual([world.connection.state, world.connection.transport, server.feeds.length], ["connected", "sse", 4]);
   });
 
@@ -384,16 +482,16 @@ it("WebSocket is looked for again, and taken when it is there", async () => {
     }
   };
   await alive(30_000);
-  assert.equal(sockets.length, 3);
+  assert.equal(sockets.length, 4);
   assert.equal(world.connection.state, "connected", "a probe that fails disturbs nobody");
   world.mayPass = true;
   await alive(60_000);
-  assert.equal(sockets.length, 4);
-  sockets[3].says({ type: "connected", userId: "ada" });
+  assert.equal(sockets.length, 5);
+  sockets[4].says({ type: "connected", userId: "ada" });
   await world.clock.pass(0);
-  assert.ok(sockets[3].isClosed);
+  assert.ok(sockets[4].isClosed);
   await world.connected();
-  assert.deepEqual([sockets.length, world.connection.transport], [5, "websocket"]);
+  assert.deepEqual([sockets.length, world.connection.transport], [6, "websocket"]);
   assert.equal(world.socket.last("join").since, 1);
   world.answer("join", { type: "joined", offset: 2, epoch: "e1", recovered: true });
   world.socket.says(message(2));
@@ -417,4 +515,42 @@ it("who comes and goes is asked for", async () => {
   await world.clock.pass(10_000);
   await calm();
   assert.deepEqual(came, ["grace", "-ada"]);
+});
+
+it("who is there is asked for no more once the room is left, also where the answer is on its way", async () => {
+  const { server, world, room } = await blocked();
+  let answer;
+  const count = () => server.asked.filter(({ path }) => path === "/rooms/lobby/presence").length;
+  server.answers["GET /rooms/lobby/presence"] = { count: 1, members: [{ userId: "ada", connections: 1 }] };
+  room.on("presence", () => {});
+  await calm();
+  assert.equal(room.present.count, 1);
+  server.answers["GET /rooms/lobby/presence"] = () => new Promise((resolve) => (answer = resolve));
+  await world.clock.pass(10_000);
+  await calm();
+  room.leave();
+  const before = count();
+  answer({ count: 0, members: [] });
+  await calm();
+  for (let n = 0; n < 10; n += 1) {
+    server.feed.write(":heartbeat\n\n");
+    await world.clock.pass(10_000);
+    await calm();
+  }
+  assert.deepEqual([world.connection.state, count()], ["connected", before]);
+});
+
+it("who may not know who is there goes on with the messages", async () => {
+  const { server, world, room, told } = await blocked();
+  server.answers["GET /rooms/lobby/presence"] = { count: 300, members: [{ userId: "ada", connections: 1 }], truncated: true };
+  room.on("presence", () => {});
+  await calm();
+  assert.equal(room.present.count, 300);
+  const { feed } = server;
+  server.answers["GET /rooms/lobby/presence"] = [403, { code: "forbidden" }];
+  await world.clock.pass(10_000);
+  await calm();
+  feed.write(block(message(1)));
+  await calm();
+  assert.deepEqual([world.connection.state, told.messages, feed.isEnded], ["connected", ["1 m1"], false]);
 });

@@ -280,6 +280,65 @@ describe("a publish in doubt, in a room that is not joined,", () => {
   });
 });
 
+describe("a publish that is rejected", () => {
+  it("is in the error, and told to whoever listens, also where nobody looks at the promise", async (test) => {
+    const unhandled = [];
+    const listener = (error) => unhandled.push(error);
+    process.on("unhandledRejection", listener);
+    test.after(() => process.off("unhandledRejection", listener));
+    const world = new World({ queueLimit: 3 });
+    const { room } = await world.room();
+    const told = [];
+    room.on("rejected", ({ code, outcome, publish }) => told.push([code, outcome, publish]));
+    const sent = outcomeOf(room.publish("sent", { key: "1" }));
+    await settled();
+    world.connection.drop(1_000);
+    const waiting = { text: "not sent" };
+    void room.publish(waiting, { key: "2" });
+    void room.publish("3", { key: "3" });
+    void room.publish("one too many", { key: "4" });
+    await world.connected();
+    world.socket.closes(4001, "unauthorized");
+    void room.publish("after the end", { key: "5" });
+    const circular = {};
+    circular.circular = circular;
+    void room.publish(circular, { key: "6" });
+    for (let n = 0; n < 5; n += 1) await settled();
+    assert.deepEqual(told.map(([code, outcome, { key }]) => [key, code, outcome]), [
+      ["4", "queue_full", undefined], ["1", "unauthorized", "unknown"], ["2", "unauthorized", undefined], ["3", "unauthorized", undefined],
+      ["5", "unauthorized", undefined], ["6", "unauthorized", undefined],
+    ]);
+    assert.deepEqual(told[2][2], { room: "lobby", key: "2", payload: waiting });
+    assert.deepEqual(sent.error.publish, { room: "lobby", key: "1", payload: "sent" });
+    assert.deepEqual(unhandled, []);
+  });
+
+  it("does not join the room that is listened to", async () => {
+    const world = new World();
+    world.carillon.room("lobby").on("rejected", () => {});
+    await world.connected();
+    assert.equal(world.socket.of("join").length, 0);
+  });
+
+  it("is none where only the token ended: it waits for the next one", async () => {
+    let asked = 0;
+    const world = new World({ token: () => `t${(asked += 1)}` });
+    const { room } = await world.room("lobby", { head: 3 });
+    const sent = outcomeOf(room.publish("sent"));
+    await settled();
+    world.socket.closes(4004, "token_expired");
+    const waits = outcomeOf(room.publish("waits"));
+    await world.clock.pass(0);
+    await world.connected();
+    assert.equal(world.socket.protocols[1], "carillon.token.t2");
+    world.answer("join", { type: "joined", offset: 3, epoch: "e1", recovered: true });
+    const [first, second] = world.socket.of("broadcast");
+    world.socket.says({ ...ack(4), room: "lobby", ref: first.ref }, { ...ack(5), room: "lobby", ref: second.ref });
+    await settled();
+    assert.deepEqual([sent.value?.offset, waits.value?.offset], [4, 5]);
+  });
+});
+
 it("who writes a room's first message learns the name of its life", async () => {
   const world = new World();
   const { room } = await world.room();

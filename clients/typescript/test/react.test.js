@@ -118,6 +118,14 @@ it("what is published waits in `pending`, and then has its place", async () => {
   await happens(() => world.answer("broadcast", { type: "error", code: "forbidden", message: "no" }));
   assert.equal(error.code, "forbidden");
   assert.equal(page.html(), "live: 1 mine");
+  const [{ key, payload, error: why }] = view.failed;
+  assert.deepEqual([payload, why.code, view.failed.length], ["not allowed", "forbidden", 1]);
+  await happens(() => void view.publish(payload, { key }));
+  assert.equal(page.html(), "live: 1 mine (not allowed)");
+  assert.deepEqual(view.failed, []);
+  await happens(() => world.answer("broadcast", { type: "error", code: "forbidden", message: "no" }));
+  await happens(() => view.discard(key));
+  assert.deepEqual(view.failed, []);
   await page.unmount();
 });
 
@@ -139,6 +147,87 @@ it("older messages are put before the list", async () => {
   assert.equal(world.socket.last("history").before, 3);
   await happens(() => world.answer("history", { type: "history", messages: [message(1), message(2)], more: false, epoch: "e1" }));
   assert.equal(page.html(), "live: 1 m1,2 m2,3 m3");
+  await page.unmount();
+});
+
+it("what was asked for stays, and of the rest the newest are kept", async () => {
+  const world = new World();
+  await world.connected();
+  let view;
+  const page = await shown(({ world }) => {
+    view = useRoom(world.carillon, "lobby", { keep: 2, last: 2 });
+    return view.messages.map(({ offset }) => offset).join();
+  }, { world });
+  await happens(() => {});
+  await happens(() => {
+    world.answer("join", { type: "joined", offset: 9, epoch: "e1", recovered: true });
+    world.socket.says(message(8), message(9));
+  });
+  assert.equal(page.html(), "8,9");
+  await happens(() => world.socket.says(message(10)));
+  assert.equal(page.html(), "9,10");
+  await happens(() => void view.loadEarlier());
+  await happens(() => world.answer("history", { type: "history", messages: [message(6), message(7), message(8)], more: true, epoch: "e1" }));
+  assert.equal(page.html(), "6,7,8,9,10");
+  await happens(() => world.socket.says(message(11)));
+  assert.equal(page.html(), "7,8,9,10,11", "not all at once");
+  assert.equal(view.hasEarlier, true);
+  await page.unmount();
+});
+
+it("a list of one is one", async () => {
+  const world = new World();
+  await world.connected();
+  const page = await shown(({ world }) => useRoom(world.carillon, "lobby", { keep: 1 }).messages.map(({ offset }) => offset).join(), { world });
+  await happens(() => {});
+  await happens(() => world.answer("join", { type: "joined", offset: 0, epoch: "", recovered: true }));
+  await happens(() => world.socket.says(message(1, "m1", { epoch: "e1" }), message(2), message(3)));
+  assert.equal(page.html(), "3");
+  await page.unmount();
+});
+
+it("who is there is shown also to those who come while others watch", async () => {
+  const world = new World();
+  await world.connected();
+  const Here = ({ world }) => usePresence(world.carillon, "lobby")?.members.map(({ userId }) => userId).join() ?? "?";
+  const Page = ({ world, isShown }) => [h(List, { world, key: 1 }), isShown && [" ", h(Here, { world, key: 2 })]];
+  const page = await shown(Page, { world, isShown: true });
+  await happens(() => {});
+  await happens(() => world.answer("join", { type: "joined", offset: 0, epoch: "", recovered: true, members: [{ userId: "ada", connections: 1 }] }));
+  assert.equal(page.html(), "live:  ada");
+  // The app watches as well, so that the room is not joined anew for it.
+  const unlisten = world.carillon.room("lobby").on("userJoined", () => {});
+  await page.render({ world, isShown: false });
+  await passed();
+  await happens(() => world.socket.says({ type: "userJoined", room: "lobby", user: { id: "grace" }, count: 2 }));
+  await page.render({ world, isShown: true });
+  await happens(() => {});
+  assert.equal(page.html(), "live:  ada,grace");
+  unlisten();
+  await page.unmount();
+});
+
+it("a room that the app left and joined again begins anew, and is still watched", async () => {
+  const world = new World();
+  await world.connected();
+  const Here = ({ world }) => [h(List, { world, key: 1 }), " ", usePresence(world.carillon, "lobby")?.count ?? "?"];
+  const page = await shown(Here, { world });
+  await happens(() => {});
+  await happens(() => {
+    world.answer("join", { type: "joined", offset: 2, epoch: "e1", recovered: true, members: [{ userId: "ada", connections: 1 }] });
+    world.socket.says(message(1), message(2));
+  });
+  assert.equal(page.html(), "live: 1 m1,2 m2 1");
+  await happens(() => world.carillon.room("lobby").leave());
+  assert.equal(page.html(), "idle:  ?");
+  await happens(() => world.carillon.room("lobby").join());
+  const { presence, last } = world.socket.last("join");
+  assert.deepEqual({ presence, last }, { presence: true, last: 50 });
+  await happens(() => {
+    world.answer("join", { type: "joined", offset: 3, epoch: "e1", recovered: true, members: [{ userId: "ada", connections: 1 }] });
+    world.socket.says(message(1), message(2), message(3));
+  });
+  assert.equal(page.html(), "live: 1 m1,2 m2,3 m3 1");
   await page.unmount();
 });
 

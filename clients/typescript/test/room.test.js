@@ -340,6 +340,26 @@ describe("the loop", () => {
     assert.equal(looping.error.code, "forbidden");
   });
 
+  it("ends also where it begins when all has ended", async () => {
+    const loop = async (room) => {
+      for await (const _ of room);
+    };
+    const world = new World();
+    const { room } = await world.room();
+    world.socket.closes(4003, "forbidden");
+    await assert.rejects(loop(room), { code: "forbidden" });
+    await assert.rejects(loop(world.carillon.room("other")), { code: "forbidden" });
+    world.carillon.close();
+    await loop(room);
+
+    const another = new World();
+    const secret = another.carillon.room("secret");
+    secret.join();
+    await another.connected();
+    another.answer("join", { type: "error", code: "forbidden", message: "not yours" });
+    await assert.rejects(loop(secret), { code: "forbidden", message: "not yours" });
+  });
+
   it("that is read too slowly ends", async () => {
     const world = new World();
     const { room } = await world.room();
@@ -377,6 +397,37 @@ describe("presence", () => {
     await settled();
     const { since, presence } = world.socket.last("join");
     assert.deepEqual({ since, presence }, { since: 3, presence: true });
+  });
+
+  it("counts all where not all are named", async () => {
+    const world = new World();
+    const room = world.carillon.room("lobby");
+    const counts = [];
+    room.on("presence", ({ count, members, truncated }) => counts.push([count, members.length, truncated]));
+    await world.connected();
+    const members = Array.from({ length: 200 }, (_, n) => ({ userId: `u${n}`, connections: 1 }));
+    world.answer("join", { type: "joined", offset: 0, epoch: "", recovered: true, members, truncated: true });
+    world.answer("presence", { type: "presence", count: 100_000, members, truncated: true });
+    await settled();
+    assert.deepEqual(counts.at(-1), [100_000, 200, true]);
+    world.socket.says({ type: "userLeft", room: "lobby", user: { id: "u7" }, count: 99_999 });
+    assert.deepEqual(counts.at(-1), [99_999, 199, true]);
+  });
+
+  it("is still watched when the room is joined again, for as long as somebody listens", async () => {
+    const world = new World();
+    const { room } = await world.room("lobby", { head: 3 });
+    const unlisten = room.on("presence", () => {});
+    await settled();
+    room.leave();
+    room.join();
+    await settled();
+    assert.equal(world.socket.last("join").presence, true);
+    unlisten();
+    room.leave();
+    room.join();
+    await settled();
+    assert.equal(world.socket.last("join").presence, false);
   });
 
   it("can be asked for once", async () => {
