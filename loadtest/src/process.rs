@@ -9,6 +9,7 @@ const PAGE_KIB: u64 = 4;
 /// Use of several processes together.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
+    /// Resident memory, that of mapped files aside.
     pub(crate) rss_kib: u64,
     pub(crate) user_s: f64,
     pub(crate) kernel_s: f64,
@@ -25,8 +26,11 @@ impl Usage {
             all.user_s += ticks(11) / TICKS_PER_SECOND;
             all.kernel_s += ticks(12) / TICKS_PER_SECOND;
             let memory = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-            let pages = memory.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
-            all.rss_kib += pages.unwrap_or_default() * PAGE_KIB;
+            let pages: Vec<u64> = memory.split_whitespace().map(|pages| pages.parse().unwrap_or_default()).collect();
+            // Those of files (its own program, above all) come and go as the kernel likes, by tens of megabytes.
+            if let [_, resident, of_files, ..] = pages[..] {
+                all.rss_kib += resident.saturating_sub(of_files) * PAGE_KIB;
+            }
         }
         all
     }

@@ -30,6 +30,8 @@ pub(crate) struct Socket {
     out: Vec<u8>,
     /// So much of `out` is sent.
     sent: usize,
+    /// What was read before there was a reader: the answer to Socket.IO's CONNECT.
+    answer: Option<Vec<u8>>,
 }
 
 /// What a server sent, without the bytes of messages: those go to the reader.
@@ -92,16 +94,16 @@ impl Socket {
         let mut partial = Vec::new();
         partial.extend_from_slice(&head[end..]);
         let token = token.clone();
-        let mut socket = Self { stream, door: target.door, token, partial, out: Vec::new(), sent: 0 };
+        let mut socket = Self { stream, door: target.door, token, partial, out: Vec::new(), sent: 0, answer: None };
         if target.door == Door::Socketio {
-            // CONNECT follows the transport's handshake; what comes behind CONNECT is the reader's.
-            let is_open = |socket: &Self| socket.sent == 0 && !socket.out.is_empty();
-            while !is_open(&socket) {
-                if socket.read(|_| {}).await != Heard::Something {
-                    return Err(io::Error::other("no Engine.IO handshake"));
+            // CONNECT follows the transport's handshake, and nothing may be said before it is answered.
+            let mut answer = None;
+            while answer.is_none() {
+                if socket.read(|frame| answer = Some(frame.to_vec())).await != Heard::Something {
+                    return Err(io::Error::other("no Socket.IO handshake"));
                 }
             }
-            socket.flush().await?;
+            socket.answer = answer;
         }
         Ok(socket)
     }
@@ -140,6 +142,10 @@ impl Socket {
 
     /// Waits for bytes, and gives each whole text frame among them to `reader`. Cancel-safe.
     pub(crate) async fn read(&mut self, mut reader: impl FnMut(&[u8])) -> Heard {
+        if let Some(answer) = self.answer.take() {
+            reader(&answer);
+            return Heard::Something;
+        }
         loop {
             if let Some(heard) = self.take_early(&mut reader) {
                 return heard;

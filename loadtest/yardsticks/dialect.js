@@ -9,4 +9,4 @@ export const answer = (said) =>
 /** What the members of a room get. */
 export const message = (said) => JSON.stringify({ type: "message", room: said.room, payload: said.payload });
 
-export const ready = (port) => console.log(`ready http=127.0.0.1:${port}`);
+export const ready = (port) => console.log(`ready listen=127.0.0.1:${port}`);

@@ -31,11 +31,15 @@ const VALIDATOR: &str = "kubernetes-validate==1.37.0";
 /// The oldest Kubernetes that has all that the manifests use, and a current one.
 const KUBERNETES: [&str; 2] = ["1.32", "1.37"];
 
+const ALERTS: &str = "deploy/observability/rules.yml";
+
 const OVERLAYS: [&str; 2] = ["dev", "production"];
 
 pub(crate) fn check() -> Result<()> {
     dockerfile_knows_all_manifests()?;
     compose_files_mount_what_is_there()?;
+    operator_has_the_same_alerts()?;
+    every_alert_is_explained()?;
     for script in
         ["deploy/compose/prepare.sh", "deploy/compose/nats.sh", "deploy/compose/check.sh", "deploy/kubernetes/secrets.sh"]
     {
@@ -67,6 +71,39 @@ fn compose_files_mount_what_is_there() -> Result<()> {
     for path in mounted {
         ensure!(root().join(path).exists(), "docker-compose.yml mounts {path}, which is not there");
     }
+    Ok(())
+}
+
+/// The rules of Prometheus, as the Prometheus operator takes them. `CARILLON_BLESS=1` writes them.
+fn operator_has_the_same_alerts() -> Result<()> {
+    const RULES: &str = "deploy/kubernetes/monitoring/rules.yaml";
+    let rules = fs::read_to_string(root().join(ALERTS))?;
+    let groups = rules.split_once("\ngroups:\n").with_context(|| format!("{ALERTS} has no groups"))?.1;
+    let mut wanted = format!(
+        "# Made from {ALERTS}: change it there, then `CARILLON_BLESS=1 cargo xtask deploy`.\n\
+         apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: carillon\nspec:\n  groups:\n"
+    );
+    for line in groups.lines() {
+        wanted += &if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") };
+    }
+    let path = root().join(RULES);
+    if std::env::var_os("CARILLON_BLESS").is_some() {
+        fs::write(&path, &wanted)?;
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    ensure!(found == wanted, "{RULES} is not {ALERTS}: `CARILLON_BLESS=1 cargo xtask deploy`");
+    Ok(())
+}
+
+/// Who is woken by an alert finds it by its name in the operations guide.
+fn every_alert_is_explained() -> Result<()> {
+    let (rules, guide) = (fs::read_to_string(root().join(ALERTS))?, fs::read_to_string(root().join("docs/operations.md"))?);
+    let missing: Vec<_> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .filter(|alert| !guide.contains(&format!("`{alert}`")))
+        .collect();
+    ensure!(missing.is_empty(), "docs/operations.md says nothing of {missing:?}");
     Ok(())
 }
 

@@ -29,7 +29,7 @@ const LISTENER: Token = Token(usize::MAX);
 pub(crate) fn serve(listen: SocketAddr) -> anyhow::Result<()> {
     let mut poll = Poll::new()?;
     let mut listener = TcpListener::bind(listen)?;
-    println!("ready http={}", listener.local_addr()?);
+    println!("ready listen={}", listener.local_addr()?);
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let mut server = Server { connections: HashMap::new(), rooms: Rooms::default(), scratch: vec![0; READ_BYTES * 2] };
     let mut events = Events::with_capacity(1024);

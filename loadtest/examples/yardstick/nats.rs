@@ -65,6 +65,13 @@ async fn measure(args: &Args) -> anyhow::Result<(u64, f64, Histogram<u64>)> {
     let mut us = Histogram::new_with_bounds(1, 60_000_000, 3)?;
     let (log, ask) = (format!("{subject}.log"), format!("{subject}.ask"));
     let (started, lasts) = (Instant::now(), Duration::from_secs_f64(args.seconds));
+    // A subscription is known to the server only some time after it was made.
+    while client.request(ask.clone(), payload.clone()).await.is_err() {
+        if started.elapsed() > lasts {
+            anyhow::bail!("nobody answers");
+        }
+    }
+    let started = Instant::now();
     let append = || async {
         let began = Instant::now();
         context.publish(log.clone(), payload.clone()).await?.await?;

@@ -48,7 +48,7 @@ pub(crate) fn serve(listen: SocketAddr) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
         let listener = TcpListener::bind(listen).await?;
-        println!("ready http={}", listener.local_addr()?);
+        println!("ready listen={}", listener.local_addr()?);
         let server = Rc::new(RefCell::new(Server { scratch: vec![0; READ_BYTES * 2], ..Server::default() }));
         tokio::task::spawn_local(flush_when_due(server.clone()));
         loop {

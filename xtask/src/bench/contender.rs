@@ -19,9 +19,10 @@ const LOAD: &str = "1";
 const SECRET: &str = "a secret for one run of the benchmark, of 32 bytes";
 
 /// Settings that a benchmark needs: publishers here are no clients that speak too much, and nobody is seen as one user too often.
-const SETTINGS: [&str; 4] = [
-    "limits.frames_per_second=10000000",
-    "limits.frames_burst=10000000",
+const SETTINGS: [&str; 5] = [
+    r#"origins=["http://localhost"]"#,
+    "limits.frames_per_second=1000000",
+    "limits.frames_burst=1000000",
     "log.level=warn",
     r#"retention=[{"rooms":"*","messages":100000}]"#,
 ];
@@ -48,6 +49,8 @@ pub(crate) struct Running {
 impl Place {
     pub(crate) fn new(nats_server: PathBuf, seconds: u64, connections: usize) -> Result<Self> {
         let data = root().join("target/bench");
+        // Logs of an earlier run would be told as those of this one.
+        let _ = fs::remove_dir_all(&data);
         fs::create_dir_all(&data)?;
         Ok(Self { nats_server, data, seconds, connections })
     }
@@ -62,8 +65,10 @@ impl Place {
         command
     }
 
-    fn service(&self, name: &str) -> Command {
+    /// `args`: the subcommand, before the settings.
+    fn service(name: &str, args: &[&str]) -> Command {
         let mut command = Self::pinned(SERVER, &Self::binary(name));
+        command.args(args);
         SETTINGS.iter().for_each(|setting| {
             command.args(["--set", setting]);
         });
@@ -78,8 +83,8 @@ impl Place {
     }
 
     fn alone(process: Process) -> Result<Running> {
-        let said = process.said.split_whitespace().find_map(|word| word.strip_prefix("http="));
-        let urls = vec![said.with_context(|| format!("no address in {:?}", process.said))?.to_owned()];
+        let said = process.said.split_whitespace().find_map(|word| word.strip_prefix("listen="));
+        let urls = vec![format!("http://{}", said.with_context(|| format!("no address in {:?}", process.said))?)];
         let watched = vec![process.pid()];
         Ok(Running { processes: vec![process], urls, watched, monitor: None })
     }
@@ -88,8 +93,8 @@ impl Place {
     pub(crate) fn carillon(&self) -> Result<Running> {
         let folder = self.data.join("carillon");
         let _ = fs::remove_dir_all(&folder);
-        let mut command = self.service("carillon");
-        command.args(["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--set", "gateway.shards=1"]);
+        let mut command = Self::service("carillon", &["serve"]);
+        command.args(["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--set", "gateway.shards=1"]);
         command.arg("--data-dir").arg(&folder);
         Self::alone(Self::start("carillon", command, &self.data)?)
     }
@@ -146,17 +151,17 @@ impl Place {
     pub(crate) fn cluster(&self, gateways: usize) -> Result<Running> {
         let (nats, port, monitor) = self.nats()?;
         let nats_url = format!("--nats-url=nats://127.0.0.1:{port}");
-        let mut auth = self.service("carillon-auth");
+        let mut auth = Self::service("carillon-auth", &[]);
         let auth_port = free_port()?;
         auth.args([&format!("--listen=127.0.0.1:{auth_port}"), "--admin-listen=127.0.0.1:0", &nats_url]);
         let auth = Self::start("auth", auth, &self.data)?;
-        let mut fanout = self.service("carillon-fanout");
+        let mut fanout = Self::service("carillon-fanout", &[]);
         fanout.args(["--admin-listen=127.0.0.1:0", &nats_url]);
         let fanout = Self::start("fanout", fanout, &self.data)?;
         let mut running =
             Running { processes: Vec::new(), urls: Vec::new(), watched: vec![fanout.pid()], monitor: Some(monitor) };
         for number in 0..gateways {
-            let mut gateway = self.service("carillon-gateway");
+            let mut gateway = Self::service("carillon-gateway", &[]);
             gateway.args(["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", &nats_url, "--set", "gateway.shards=1"]);
             gateway.arg(format!("--auth-url=http://127.0.0.1:{auth_port}"));
             let gateway = Self::alone(Self::start(&format!("gateway-{number}"), gateway, &self.data)?)?;

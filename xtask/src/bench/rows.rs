@@ -92,7 +92,7 @@ const SOCKETIO: &str = "--door socketio";
 pub(crate) const ROWS: &[Row] = &[
     Row {
         number: 1,
-        what: "Memory per idle connection, authenticated and in a room (RSS)",
+        what: "Memory per idle connection, authenticated and in a room (resident, without files)",
         unit: "KiB",
         target: "≤ 2.0 KiB",
         is_reached: |medians| medians[0] <= 2.0,
@@ -274,7 +274,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         number: 12,
-        what: "Socket.IO door: memory per idle connection (RSS)",
+        what: "Socket.IO door: memory per idle connection (resident, without files)",
         unit: "KiB",
         target: "≤ 1/2 of Socket.IO 4 with Redis",
         is_reached: |medians| medians[0] <= 0.5 * medians[1],
@@ -287,7 +287,7 @@ pub(crate) const ROWS: &[Row] = &[
     // How cost grows: the same whatever the number of connections, rooms, other rooms.
     Row {
         number: 13,
-        what: "Memory per idle connection by their number (RSS)",
+        what: "Memory per idle connection by their number (resident, without files)",
         unit: "KiB",
         target: "the same at 1,000 and at 19,000, within a quarter",
         is_reached: |medians| medians[1] <= 1.25 * medians[0],
