@@ -260,7 +260,14 @@ fn nameless(token: &str) -> String {
 /// What the library says of a token, without the token's own words: these are nobody's business, not even a log's.
 fn told(error: &jsonwebtoken::errors::Error) -> String {
     match error.kind() {
-        ErrorKind::Json(_) => "not the JSON that is expected".to_owned(),
+        ErrorKind::Json(error) => {
+            let text = error.to_string();
+            // These two name a claim that was looked for; all others may repeat what they found.
+            match ["missing field", "duplicate field"].iter().any(|kind| text.starts_with(kind)) {
+                true => text,
+                false => "claims or header are not what they must be".to_owned(),
+            }
+        }
         ErrorKind::Base64(_) | ErrorKind::Utf8(_) => "not base64url of UTF-8".to_owned(),
         _ => error.to_string(),
     }
