@@ -602,6 +602,7 @@ impl Partition {
         self.in_flight_bytes -= message.payload.len();
         let id = MessageId::from_wire(&message.id).expect("made by append");
         self.repeats.on_stored(publisher, publish, &message, id, now.mono_ms);
+        let through = self.acked();
         let room = ready(&mut self.rooms, &name);
         room.head = message.offset;
         // The answer first: were it lost with the message still told, the sender would see a later message before it.
@@ -620,8 +621,7 @@ impl Partition {
             self.links.send_to(*gateway, down::Item::Message(message.clone()));
         }
         if room.keep.purges_at(room.head) {
-            let (below, through) = (room.keep.floor(room.head), self.start.last_sequence - self.in_flight.len() as u64);
-            self.effects.push_back(Effect::Trim { room: name.clone(), below, through });
+            self.effects.push_back(Effect::Trim { room: name.clone(), below: room.keep.floor(room.head), through });
         }
         if room.routes.is_empty() {
             self.idle.push_back((now.mono_ms, name.clone()));
@@ -694,6 +694,7 @@ impl Partition {
             return;
         }
         let Some(pending) = self.take_read(ticket) else { return };
+        let acked = self.acked();
         let Some(room) = self.rooms.get_mut(&pending.room).and_then(Room::known) else { return };
         // The log may have acked more than this owner has told yet: that comes as deliveries, in its order.
         records.retain(|record| record.offset <= room.head);
@@ -708,8 +709,7 @@ impl Partition {
         let first = first.max(newest_old.map_or(0, |offset| offset + 1));
         records.retain(|record| record.offset >= first);
         if let Some(old) = newest_old {
-            let through = self.start.last_sequence - self.in_flight.len() as u64;
-            self.effects.push_back(Effect::Trim { room: pending.room.clone(), below: old + 1, through });
+            self.effects.push_back(Effect::Trim { room: pending.room.clone(), below: old + 1, through: acked });
             if read_any && records.is_empty() && is_forward {
                 let limit = pending.read.limit.clamp(1, 1000) as usize;
                 return self.read_log(pending, Some(old), None, limit);

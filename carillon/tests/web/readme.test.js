@@ -1,4 +1,5 @@
-// The client in the README, run as it stands there: it must work, and miss nothing while its server is killed and comes back.
+// The client and the commands in the README, run as they stand there: the client must miss nothing while its server is killed and
+// comes back.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -7,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, it } from "node:test";
 import { pathToFileURL } from "node:url";
+import { Shell, blocks } from "./readme.js";
 import { Client, Server, waitFor } from "./server.js";
 
 const README = join(import.meta.dirname, "../../../README.md");
@@ -62,5 +64,25 @@ it("the README's client works, and resumes", { timeout: 180_000 }, async () => {
     other.close();
   } finally {
     client.kill();
+  }
+});
+
+it("the README's commands for a shell work", { timeout: 120_000 }, async () => {
+  const block = blocks(README, "sh").find((text) => text.startsWith("carillon tail "));
+  assert.ok(block, "README.md shows `carillon tail`");
+  const [tail, publish, doctor, ...more] = block.trimEnd().split("\n");
+  assert.deepEqual(more, [], "every command is run");
+  // A port of its own for the doctor, which looks whether it could listen.
+  const env = { CARILLON_URL: server.url, CARILLON_TOKEN: server.token("ada"), CARILLON_LISTEN: "127.0.0.1:0", CARILLON_ADMIN_LISTEN: "127.0.0.1:0" };
+  const shells = [tail, publish, doctor].map((script) => new Shell(server, script, { env }));
+  try {
+    const [tailing, publishing, looking] = shells;
+    const { offset } = JSON.parse(await publishing.done());
+    await tailing.printed(new RegExp(`#${offset} .*ada.*"hello"`));
+    // What it finds depends on where it runs; that it looked at everything does not.
+    await looking.ended;
+    for (const about of ["settings", "keys", "token", "origins", "ports", "clock"]) assert.ok(looking.out.includes(about), `${about} in:\n${looking.out}`);
+  } finally {
+    for (const shell of shells) await shell.end();
   }
 });

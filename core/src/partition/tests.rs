@@ -30,6 +30,13 @@ impl Desk {
     }
 
     fn say(&mut self, item: up::Item) -> Vec<down::Item> {
+        self.say_at_once([item]);
+        self.settle();
+        std::mem::take(&mut self.heard)
+    }
+
+    /// One batch; what comes of it is left to whoever asks.
+    fn say_at_once(&mut self, items: impl IntoIterator<Item = up::Item>) {
         self.number += 1;
         let batch = UpBatch {
             version: link::VERSION,
@@ -37,12 +44,10 @@ impl Desk {
             link: 1,
             number: self.number,
             generation: 0,
-            items: vec![Up { item: Some(item) }],
+            items: items.into_iter().map(|item| Up { item: Some(item) }).collect(),
             settled: 0,
         };
         self.partition.on_batch(batch, self.now);
-        self.settle();
-        std::mem::take(&mut self.heard)
     }
 
     fn settle(&mut self) {
@@ -461,17 +466,7 @@ fn deletion_has_its_place_among_publishes() {
         up::Item::Publish(Publish { publish, room: ROOM.into(), payload: Bytes::from_static(b"1"), ..Publish::default() })
     };
     let items = [publish(1), publish(2), erase(1), publish(3), publish(4), erase(2), publish(5)];
-    desk.number += 1;
-    let batch = UpBatch {
-        version: link::VERSION,
-        gateway: Bytes::copy_from_slice(&GATEWAY.0),
-        link: 1,
-        number: desk.number,
-        generation: 0,
-        items: items.into_iter().map(|item| Up { item: Some(item) }).collect(),
-        settled: 0,
-    };
-    desk.partition.on_batch(batch, desk.now);
+    desk.say_at_once(items);
     // Nothing is forgotten while an append is under way, and nothing is appended before it is forgotten.
     let mut done = Vec::new();
     let mut told = Vec::new();
@@ -514,19 +509,8 @@ fn reads_under_way_are_asked_again_in_the_next_life() {
     for _ in 0..20 {
         desk.publish("");
     }
-    desk.number += 1;
     let read = Read { read: 9, room: ROOM.into(), span: Some(read::Span::After(0)), limit: 10 };
-    let items = [up::Item::Read(read), erase(1)];
-    let batch = UpBatch {
-        version: link::VERSION,
-        gateway: Bytes::copy_from_slice(&GATEWAY.0),
-        link: 1,
-        number: desk.number,
-        generation: 0,
-        items: items.into_iter().map(|item| Up { item: Some(item) }).collect(),
-        settled: 0,
-    };
-    desk.partition.on_batch(batch, desk.now);
+    desk.say_at_once([up::Item::Read(read), erase(1)]);
     let (mut ticket, mut late) = (None, None);
     while let Some(effect) = desk.partition.poll_effect(desk.now) {
         match effect {
