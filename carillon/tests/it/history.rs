@@ -137,6 +137,21 @@ async fn limit_holds_however_large_messages_are() {
     assert_eq!(answer.body.matches(r#""offset":"#).count() as u64, COUNT);
 }
 
+#[tokio::test]
+async fn answer_that_the_kernel_takes_in_many_parts_arrives() {
+    // Twelve megabytes to a client whose kernel takes a few kilobytes at once.
+    const COUNT: u64 = 1_000;
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    for _ in 0..COUNT / 50 {
+        ada.say_all("lobby", vec![format!(r#""{}""#, "x".repeat(12_000)); 50]).await;
+    }
+    let mut eve = server.dial().token(&server.token("eve")).small_receive_buffer().connected().await;
+    let page = eve.history("lobby", r#""limit":1000"#).await;
+    assert_eq!((page.offsets(), page.flag("more")), ((1..=COUNT).collect(), false));
+    eve.heard_nothing_else().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundred_questions_at_once_are_answered() {
     // Thirty times what an outbox holds, all within the rate.

@@ -97,15 +97,7 @@ impl Future for Serving {
                 Some(waker) => waker.clone_from(cx.waker()),
                 none => *none = Some(cx.waker().clone()),
             }
-            let is_blocked = connection.is_blocked;
-            let Door::Native(socket) = &mut connection.door else { return Poll::Ready(()) };
-            if is_blocked {
-                match socket.wire.poll_write_ready(cx) {
-                    Poll::Ready(Ok(())) => shard.write(conn),
-                    Poll::Ready(Err(_)) => shard.drop_connection(conn),
-                    Poll::Pending => {}
-                }
-            }
+            write_on(&mut shard, conn, cx);
             let Some(connection) = shard.connection(conn) else { return Poll::Ready(()) };
             if !connection.is_open || connection.is_closing {
                 return Poll::Pending;
@@ -123,6 +115,21 @@ impl Future for Serving {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+/// Writes to a blocked connection whatever its socket takes. What was only taken in part has to be asked for again, since the
+/// socket wakes only a task that was told to wait.
+fn write_on(shard: &mut Shard, conn: Conn, cx: &mut Context<'_>) {
+    while let Some(connection) = shard.connection(conn)
+        && connection.is_blocked
+        && let Door::Native(socket) = &mut connection.door
+    {
+        match socket.wire.poll_write_ready(cx) {
+            Poll::Ready(Ok(())) => shard.write(conn),
+            Poll::Ready(Err(_)) => shard.drop_connection(conn),
+            Poll::Pending => return,
+        }
     }
 }
 
