@@ -192,8 +192,10 @@ class Chat {
   lastAckMs = null;
   #typingSent = 0;
   #wasConnected = false;
+  #isOver = false;
 
-  constructor(token, view) {
+  /** `kept` is what an earlier client of the same user could not send. */
+  constructor(token, view, kept) {
     this.view = view;
     this.client = new Carillon({ url: location.origin, token, clientId: stored.clientId() });
     this.#subject = subjectOf(token) ?? "you";
@@ -202,7 +204,7 @@ class Chat {
       view.refresh();
     });
     for (const name of stored.rooms()) this.room(name);
-    for (const { room, ...publish } of stored.pending()) this.room(room).publish(publish);
+    for (const { room, ...publish } of kept) this.room(room).publish(publish);
   }
 
   #subject;
@@ -222,6 +224,11 @@ class Chat {
     if (state === "waiting") return { name: "waiting", until: retryAt };
     if (state !== "stopped") return { name: "connecting", again: this.#wasConnected };
     return { name: "stopped", code: error.closeCode, why: STOPPED[error.code] ?? "The server closed this connection for good." };
+  }
+
+  end() {
+    this.#isOver = true;
+    this.client.close();
   }
 
   room(name) {
@@ -250,10 +257,11 @@ class Chat {
     room.log.ephemeral({ typing: true });
   }
 
-  /** What waits outlives a reload, with its key: so it is stored once all the same. */
+  /** What waits, or could not be sent, outlives a reload and an expired token, with its key: so it is stored once all the same. */
   onSettled() {
+    if (this.#isOver) return;
     const all = [...this.rooms.values()];
-    stored.savePending(all.flatMap(({ name, pending }) => pending.filter(({ why }) => !why).map(({ key, text }) => ({ room: name, key, text }))));
+    stored.savePending(all.flatMap(({ name, pending }) => pending.map(({ key, text }) => ({ room: name, key, text }))));
     this.view.refresh();
   }
 }
@@ -701,10 +709,15 @@ async function onAddress() {
   }
   if (token || (!chat && stored.token())) {
     await stored.keepClientToOneTab();
-    chat?.client.close();
-    chat = new Chat(stored.token(), view);
+    const kept = stored.pending();
+    // What the old client lets go of on its end is not for it to write down.
+    chat?.end();
+    chat = new Chat(stored.token(), view, kept);
+    const wasAsked = document.body.dataset.view === "welcome";
     view.enter(chat, roomName);
     if (matchMedia("(pointer: fine)").matches) $("text").focus();
+    // A phone's keyboard is not to jump up, but the focus must not be lost with the form that had it.
+    else if (wasAsked) $("scroll").focus();
   } else if (chat) {
     view.show(roomName);
   } else {
@@ -716,6 +729,8 @@ function askForToken() {
   document.body.dataset.view = "welcome";
   $("chat").hidden = true;
   $("welcome").hidden = false;
+  // Who asked for this goes on from here; who has just come reads first.
+  if (chat) $("token-input").focus();
 }
 
 $("token-form").addEventListener("submit", (event) => {
@@ -770,6 +785,18 @@ $("skip").addEventListener("click", (event) => {
   event.preventDefault(); // The fragment names the room.
   $("text").focus();
 });
+$("details").addEventListener("click", () => showDetails($("details").getAttribute("aria-expanded") !== "true"));
+$("chat").addEventListener("keydown", ({ key }) => {
+  if (key !== "Escape" || !document.body.classList.contains("with-details")) return;
+  showDetails(false);
+  $("details").focus();
+});
+
+/** Who is here and how far one has read: beside the room, and on a small screen in its place when it is asked for. */
+function showDetails(isShown) {
+  $("details").setAttribute("aria-expanded", String(isShown));
+  document.body.classList.toggle("with-details", isShown);
+}
 $("drop").addEventListener("click", () => chat.connection.drop(DROPPED_MS));
 $("earlier").addEventListener("click", () => view.room.askEarlier());
 $("jump").addEventListener("click", () => view.toNewest());

@@ -171,6 +171,28 @@ describe("the page", LIMIT, () => {
     }
   });
 
+  it("shows on a phone who is here when asked, and takes it back", async () => {
+    const ada = await (await Tab.open(browser, linksTo("phone details")[0], PHONE)).live();
+    const people = ada.page.getByRole("list", { name: "Here" });
+    const button = ada.page.getByRole("button", { name: "People and facts" });
+    assert.equal(await people.isVisible(), false);
+    await button.press("Enter");
+    await people.getByText("ada").waitFor();
+    await ada.page.getByText("Newest", { exact: true }).waitFor();
+    assert.equal(await button.getAttribute("aria-expanded"), "true");
+    for (const colorScheme of ["light", "dark"]) {
+      await ada.page.emulateMedia({ colorScheme });
+      assert.deepEqual(await ada.barriers(), [], colorScheme);
+    }
+    const width = await ada.page.evaluate(() => document.scrollingElement.scrollWidth);
+    assert.ok(width <= PHONE.viewport.width, `${width} px`);
+    await ada.screenshot("phone-details");
+    await ada.page.keyboard.press("Escape");
+    await people.waitFor({ state: "hidden" });
+    assert.equal(await ada.page.evaluate(() => document.activeElement.id), "details");
+    await ada.close();
+  });
+
   it("is used with nothing but the keyboard", async () => {
     const ada = await (await Tab.open(browser, linksTo("keys")[0])).live();
     await ada.page.focus("#skip");

@@ -127,11 +127,15 @@ function story(transport) {
     await grace.type("grace before");
     await ada.page.getByText("This token has expired. (4004)").waitFor({ timeout: BACK_WITHIN_MS });
     await grace.type("grace meanwhile");
+    // What is written when it has ended is not lost with it, nor with the page.
+    await ada.type("ada too late");
+    await ada.page.getByText("not sent: This token has expired.").waitFor();
     await ada.page.getByRole("button", { name: "Use another token" }).click();
+    assert.equal(await ada.page.evaluate(() => document.activeElement.id), "token-input");
     await ada.page.getByRole("textbox", { name: "Token", exact: true }).fill(server.token("ada"));
     await ada.page.getByRole("button", { name: "Enter" }).click();
     await ada.live(BACK_WITHIN_MS);
-    await agree({ ada, grace }, ["grace meanwhile"], `survived-token-${transport}`);
+    await agree({ ada, grace }, ["grace meanwhile", "ada too late"], `survived-token-${transport}`);
   });
 
   it("this way is the one that was used", async () => {
