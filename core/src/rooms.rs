@@ -53,8 +53,14 @@ pub struct Conn {
 /// The connections, as rooms see them. Nothing here may call back into [`Rooms`]: what a frame sets off (an outbox
 /// that overflows, say) is for the driver to do afterwards.
 pub trait Doors {
-    /// A message in every door's encoding, each made when the first member needs it.
+    /// A message in every door's encoding, each made when the first member needs it; and what messages of one room in a row may
+    /// share.
     type Shared: Default;
+
+    /// Another message of the same room follows, for the same members or nearly so.
+    fn next_message(shared: &mut Self::Shared) {
+        *shared = Self::Shared::default();
+    }
 
     /// A message for a member; `shared` is the same for all members of the room.
     fn message(&mut self, to: Conn, message: &Outgoing<'_>, shared: &mut Self::Shared);

@@ -12,6 +12,7 @@
 //! (what it is sent) and in `shard` (when it is pinged, told to leave, and let go).
 
 use bytes::Bytes;
+use carillon_core::outbox::{Piece, Run};
 use carillon_proto::{
     frame::{Outgoing, ServerFrame},
     sse,
@@ -21,7 +22,7 @@ use crate::{
     events::stream::EventStream,
     http::Request,
     socketio::{events, seat::Seat},
-    websocket::{codec::text_frame, socket::NativeSocket},
+    websocket::{codec::append_text_frame, socket::NativeSocket},
 };
 
 /// What is a connection's own because of the door that it came in by. The native one is inline, since it is the one of
@@ -55,7 +56,9 @@ impl Door {
 /// A message in every door's encoding, each made when the first member needs it, and shared by all of them.
 #[derive(Default)]
 pub(crate) struct Encodings {
-    native: Option<Bytes>,
+    native: Option<Piece>,
+    /// The native frames of this room's messages, one behind the other.
+    run: Run,
     events: Option<Bytes>,
     personal_events: Option<Bytes>,
     event: Option<Bytes>,
@@ -64,9 +67,16 @@ pub(crate) struct Encodings {
 }
 
 impl Encodings {
+    /// Another message follows: the run goes on with it, until it is long enough.
+    pub(crate) fn next_message(&mut self) {
+        let run = std::mem::take(&mut self.run);
+        *self = Self { run: if run.bytes() < Run::ENOUGH_BYTES { run } else { Run::default() }, ..Self::default() };
+    }
+
     /// The native frame.
-    pub(crate) fn native(&mut self, message: &Outgoing<'_>) -> Bytes {
-        self.native.get_or_insert_with(|| text_frame(|out| ServerFrame::Message(*message).write(out))).clone()
+    pub(crate) fn native(&mut self, message: &Outgoing<'_>) -> Piece {
+        let append = || self.run.append(|out| append_text_frame(out, |out| ServerFrame::Message(*message).write(out)));
+        self.native.get_or_insert_with(append).clone()
     }
 
     /// The block of Server-Sent Events, without the line that is each client's own.

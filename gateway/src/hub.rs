@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use carillon_core::rooms::{Conn, Doors};
+use carillon_core::{
+    outbox::{Chunk as _, Piece},
+    rooms::{Conn, Doors},
+};
 use carillon_platform::auth::TokenMark;
 use carillon_proto::{
     codes::Close,
@@ -53,6 +56,8 @@ pub(crate) struct Hub {
     welcomed: Vec<Conn>,
     /// Connections with something to write.
     dirty: Vec<Conn>,
+    /// Those of them that are to be written to first.
+    hurried: Vec<Conn>,
     /// Connections to be closed, and what to tell them.
     closing: Vec<(Conn, Close)>,
     /// Seats that had more than their limit waiting.
@@ -76,6 +81,7 @@ impl Hub {
             waiting_bytes: 0,
             total_bytes: config.outbox_total_bytes,
             dirty: Vec::new(),
+            hurried: Vec::new(),
             welcomed: Vec::new(),
             closing: Vec::new(),
             over: Vec::new(),
@@ -146,8 +152,9 @@ impl Hub {
     }
 
     /// Queues encoded frames for a connection. One whose outbox overflows is too slow, and is closed.
-    pub(crate) fn push(&mut self, to: Conn, frames: Bytes) {
-        let (limit, length) = (self.outbox_bytes, frames.len());
+    pub(crate) fn push(&mut self, to: Conn, frames: impl Into<Piece>) {
+        let frames = frames.into();
+        let (limit, length) = (self.outbox_bytes, frames.bytes());
         let Some(connection) = self.get_mut(to).filter(|connection| !connection.is_closing) else { return };
         if connection.outbox.push(frames.clone(), limit).is_err() {
             // More than an outbox may come in before the next flush. A client is slow only if its socket takes no more, too;
@@ -166,7 +173,7 @@ impl Hub {
     fn push_answer(&mut self, to: Conn, frame: Bytes) {
         let length = frame.len();
         let Some(connection) = self.get_mut(to).filter(|connection| !connection.is_closing) else { return };
-        connection.outbox.push(frame, usize::MAX).expect("there is no limit here");
+        connection.outbox.push(frame.into(), usize::MAX).expect("there is no limit here");
         *self.answers.entry(to).or_default() += length;
         self.on_queued(to, length);
     }
@@ -202,7 +209,7 @@ impl Hub {
             }
         }
         for chunk in [line, block].into_iter().filter(|chunk| !chunk.is_empty()) {
-            connection.outbox.push(chunk, usize::MAX).expect("there is no limit here");
+            connection.outbox.push(chunk.into(), usize::MAX).expect("there is no limit here");
         }
         self.on_queued(to, length);
     }
@@ -232,6 +239,13 @@ impl Hub {
         let Some(connection) = self.get_mut(to) else { return };
         if !std::mem::replace(&mut connection.is_dirty, true) {
             self.dirty.push(to);
+        }
+    }
+
+    /// What waits for this connection is written before what others are told.
+    fn hurry(&mut self, to: Conn) {
+        if self.hurried.last() != Some(&to) {
+            self.hurried.push(to);
         }
     }
 
@@ -352,13 +366,19 @@ impl Hub {
         std::mem::take(&mut self.welcomed)
     }
 
-    pub(crate) fn take_dirty(&mut self) -> Vec<Conn> {
-        std::mem::take(&mut self.dirty)
+    /// Who is to be written to, in order; some may be told twice. Answers leave first: who waits for one speaks on while the kernel
+    /// still takes what a large room is told.
+    pub(crate) fn take_dirty(&mut self) -> impl Iterator<Item = Conn> + use<> {
+        std::mem::take(&mut self.hurried).into_iter().chain(std::mem::take(&mut self.dirty))
     }
 }
 
 impl Doors for Hub {
     type Shared = Encodings;
+
+    fn next_message(shared: &mut Encodings) {
+        shared.next_message();
+    }
 
     fn message(&mut self, to: Conn, message: &Outgoing<'_>, shared: &mut Self::Shared) {
         let Some(connection) = self.connections.get_mut(to.index as usize).and_then(Option::as_deref_mut) else { return };
@@ -391,6 +411,9 @@ impl Doors for Hub {
         }
         let Some(door) = self.get(to).map(|connection| connection.door.index()) else { return };
         self.counts.frames_out[door] += 1;
+        if matches!(frame, ServerFrame::Ack { .. }) {
+            self.hurry(to);
+        }
         let Some(connection) = self.get_mut(to) else { return };
         match &mut connection.door {
             Door::Native(_) if matches!(frame, ServerFrame::History { .. }) => {

@@ -842,7 +842,7 @@ impl Shard {
             return;
         };
         let retry = sse::retry(retry_ms(why, self.config.sse_retry_ms));
-        outbox.push(retry.into(), usize::MAX).expect("there is no limit here");
+        outbox.push(Bytes::from(retry).into(), usize::MAX).expect("there is no limit here");
         let EventStream { rest, gone, abort, .. } = *stream;
         *rest.borrow_mut() = outbox;
         tokio::task::spawn_local(self.goodbyes.track_future(async move {
@@ -903,7 +903,7 @@ impl Shard {
             self.bus.publish(subject, batch.encode_to_vec().into());
         }
         for conn in self.hub.take_dirty() {
-            if let Some(connection) = self.hub.get_mut(conn) {
+            if let Some(connection) = self.hub.get_mut(conn).filter(|connection| connection.is_dirty) {
                 connection.is_dirty = false;
                 if !connection.is_blocked {
                     self.write(conn);

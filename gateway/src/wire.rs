@@ -60,7 +60,11 @@ impl Wire {
     /// `WouldBlock` when nothing is taken now.
     pub(crate) fn try_write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Self::Plain(socket) => socket.try_write_vectored(pieces),
+            // The kernel does a little less for one piece.
+            Self::Plain(socket) => match pieces {
+                [only] => socket.try_write(only),
+                _ => socket.try_write_vectored(pieces),
+            },
             Self::Tls(wire) => wire.try_write_vectored(pieces),
         }
     }

@@ -282,7 +282,15 @@ impl Rooms {
 
     /// Sends as much of a page as the outbox has room for; false if that was not all of it. The pages of many rooms, asked for
     /// while the outbox was empty, may come at once: what does not fit is asked for again when it has drained.
-    fn replay(&mut self, key: RoomKey, conn: Conn, catch_up: &mut CatchUp, messages: &[Message], doors: &mut impl Doors) -> bool {
+    fn replay<D: Doors>(
+        &mut self,
+        key: RoomKey,
+        conn: Conn,
+        catch_up: &mut CatchUp,
+        messages: &[Message],
+        doors: &mut D,
+    ) -> bool {
+        let mut shared = D::Shared::default();
         let room = &self.rooms[key as usize];
         let place = self.conns[conn.index as usize].joined.iter().find(|joined| joined.room == key).map(|joined| joined.place);
         let Some(member) = place.and_then(|place| room.members.get(place as usize)).copied() else { return true };
@@ -304,7 +312,8 @@ impl Rooms {
                 doors.frame(conn, &own(message, &out));
             } else {
                 self.counts.deliveries_out += 1;
-                doors.message(conn, &out, &mut Default::default());
+                D::next_message(&mut shared);
+                doors.message(conn, &out, &mut shared);
             }
         }
         true

@@ -12,7 +12,7 @@ use crate::Now;
 
 impl Rooms {
     /// A batch from the owner of a partition.
-    pub fn on_batch(&mut self, partition: PartitionId, batch: DownBatch, now: Now, doors: &mut impl Doors) {
+    pub fn on_batch<D: Doors>(&mut self, partition: PartitionId, batch: DownBatch, now: Now, doors: &mut D) {
         if batch.version != link::VERSION {
             return;
         }
@@ -21,9 +21,10 @@ impl Rooms {
             Heard::Broken => return self.reopen(partition, now, doors),
             Heard::Take => {}
         }
+        let mut run = (RoomKey::MAX, D::Shared::default());
         for item in batch.items.into_iter().filter_map(|down| down.item) {
             let is_sound = match item {
-                down::Item::Message(message) => self.on_message(&message, doors),
+                down::Item::Message(message) => self.on_message(&message, &mut run, doors),
                 down::Item::Published(published) => self.on_published(partition, &published, doors),
                 down::Item::Attached(attached) => self.on_attached(&attached, now, doors),
                 down::Item::Page(page) => self.on_page(&page, now, doors),
@@ -63,7 +64,8 @@ impl Rooms {
     }
 
     /// False if the message is not the next one of its room: the link has lied, which ends it.
-    fn on_message(&mut self, message: &Message, doors: &mut impl Doors) -> bool {
+    /// `run`: the room of the message before, and what its members share.
+    fn on_message<D: Doors>(&mut self, message: &Message, run: &mut (RoomKey, D::Shared), doors: &mut D) -> bool {
         self.counts.deliveries_in += 1;
         let Some(key) = self.names.get(message.room.as_str()).copied() else { return true };
         let Some(out) = outgoing(message) else { return false };
@@ -92,13 +94,17 @@ impl Rooms {
             }
             self.rooms[key as usize].last = message.offset;
         }
-        self.deliver(key, message, &out, doors);
+        if run.0 == key {
+            D::next_message(&mut run.1);
+        } else {
+            *run = (key, D::Shared::default());
+        }
+        self.deliver(key, message, &out, &mut run.1, doors);
         true
     }
 
-    fn deliver<D: Doors>(&mut self, key: RoomKey, message: &Message, out: &Outgoing<'_>, doors: &mut D) {
+    fn deliver<D: Doors>(&mut self, key: RoomKey, message: &Message, out: &Outgoing<'_>, shared: &mut D::Shared, doors: &mut D) {
         let sender = identity_hash(&message.sender, &message.client);
-        let mut shared = D::Shared::default();
         let room = &self.rooms[key as usize];
         let was_missed = message.offset > 0 && message.offset <= room.missed_until;
         for member in &room.members {
@@ -114,7 +120,7 @@ impl Rooms {
                 continue;
             }
             self.counts.deliveries_out += 1;
-            doors.message(member.conn, out, &mut shared);
+            doors.message(member.conn, out, shared);
         }
     }
 

@@ -59,7 +59,7 @@ struct Line<A: Application> {
     server: Rc<Server<A>>,
     socket: Socket,
     is_probing: bool,
-    outbox: Outbox,
+    outbox: Outbox<Bytes>,
     /// The last frame, once it is decided.
     close: Option<Bytes>,
 }
@@ -211,7 +211,7 @@ pub(super) fn broken_protocol() -> Bytes {
 
 /// A frame whose payload is what everyone is told and what only this client is: the header is its own, the rest is not
 /// copied.
-pub(super) fn push(outbox: &mut Outbox, packet: Outgoing) {
+pub(super) fn push(outbox: &mut Outbox<Bytes>, packet: Outgoing) {
     let mut push = |chunk: Bytes| {
         if !chunk.is_empty() {
             outbox.push(chunk, usize::MAX).expect("nothing is over no limit");
@@ -230,7 +230,7 @@ pub(super) fn push(outbox: &mut Outbox, packet: Outgoing) {
     }
 }
 
-async fn write(writer: &mut (impl AsyncWrite + Unpin), outbox: &Outbox) -> std::io::Result<usize> {
+async fn write(writer: &mut (impl AsyncWrite + Unpin), outbox: &Outbox<Bytes>) -> std::io::Result<usize> {
     let mut pieces = [IoSlice::new(&[]); PIECES];
     let mut count = 0;
     for (slot, piece) in pieces.iter_mut().zip(outbox.pieces()) {
@@ -244,7 +244,7 @@ async fn write(writer: &mut (impl AsyncWrite + Unpin), outbox: &Outbox) -> std::
 pub(super) async fn say_goodbye(
     reader: &mut (impl AsyncRead + Unpin),
     writer: &mut (impl AsyncWrite + Unpin),
-    outbox: &Outbox,
+    outbox: &Outbox<Bytes>,
     close: &Bytes,
 ) {
     let goodbye = async {

@@ -62,7 +62,8 @@ impl Drop for EventBody {
 
 /// The next block. It ends with an empty line; a line without one belongs to what follows it.
 pub(crate) fn take_block(outbox: &mut Outbox) -> Option<Block> {
-    let first = outbox.pop()?;
-    let second = if first.ends_with(b"\n\n") { Bytes::new() } else { outbox.pop().unwrap_or_default() };
+    let mut pop = || outbox.pop().map(Bytes::from);
+    let first = pop()?;
+    let second = if first.ends_with(b"\n\n") { Bytes::new() } else { pop().unwrap_or_default() };
     Some(first.chain(second))
 }

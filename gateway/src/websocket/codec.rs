@@ -213,6 +213,26 @@ pub fn text_frame(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     data_frame(FIN | TEXT, write)
 }
 
+/// Appends such a frame to others. `write` only appends.
+pub fn append_text_frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    // The header that nearly all have; the others are moved.
+    const ROOM: usize = 4;
+    let start = out.len();
+    out.extend_from_slice(&[0; ROOM]);
+    write(out);
+    match out.len() - start - ROOM {
+        payload @ 0..=125 => drop(out.splice(start..start + ROOM, [FIN | TEXT, payload as u8])),
+        payload @ 126..=0xFFFF => {
+            out[start..start + 2].copy_from_slice(&[FIN | TEXT, 126]);
+            out[start + 2..start + ROOM].copy_from_slice(&(payload as u16).to_be_bytes());
+        }
+        payload => {
+            let header = [FIN | TEXT, 127].into_iter().chain((payload as u64).to_be_bytes());
+            drop(out.splice(start..start + ROOM, header));
+        }
+    }
+}
+
 fn data_frame(first: u8, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     // Room for the longest header; its start is cut off afterwards, so that the payload is written in place.
     const ROOM: usize = 10;
@@ -398,6 +418,9 @@ mod tests {
         for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
             let frame = text_frame(|out| out.resize(out.len() + length, b'a'));
             assert_eq!(frame.len(), length + header);
+            let mut behind = b"before".to_vec();
+            append_text_frame(&mut behind, |out| out.resize(out.len() + length, b'a'));
+            assert_eq!(behind, [b"before", &frame[..]].concat());
             assert_eq!(frame[0], 0x81);
             assert_eq!(text_header(length), frame[..header]);
         }

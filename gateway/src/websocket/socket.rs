@@ -4,7 +4,7 @@
 use std::{
     cell::RefCell,
     future::Future,
-    io::{ErrorKind, IoSlice},
+    io::ErrorKind,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -33,9 +33,6 @@ pub(crate) struct NativeSocket {
     pub(crate) pinged_ms: Option<u32>,
 }
 
-/// Pieces per write: what the kernel takes at once is 1024, and a socket buffer is full long before.
-const PIECES: usize = 64;
-
 impl NativeSocket {
     /// `early`: bytes that came behind the handshake.
     pub(crate) fn new(wire: Wire, early: Vec<u8>, now_ms: u64) -> Self {
@@ -52,13 +49,7 @@ impl NativeSocket {
     /// Writes what is queued, as many frames per call as fit.
     pub(crate) fn write(&mut self, outbox: &mut Outbox) -> Written {
         while !outbox.is_empty() {
-            let mut pieces = [IoSlice::new(&[]); PIECES];
-            let mut count = 0;
-            for (slot, piece) in pieces.iter_mut().zip(outbox.pieces()) {
-                *slot = IoSlice::new(piece);
-                count += 1;
-            }
-            match self.wire.try_write_vectored(&pieces[..count]) {
+            match outbox.write_with(|pieces| self.wire.try_write_vectored(pieces)) {
                 Ok(0) => return Written::Broken,
                 Ok(written) => outbox.on_written(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Written::Some,
@@ -142,9 +133,7 @@ const GOODBYE_BYTES: usize = 1 << 20;
 /// reset the connection under the close frame.
 pub(crate) async fn say_goodbye(mut wire: Wire, outbox: Outbox, close: Bytes) {
     let goodbye = async {
-        for piece in outbox.pieces() {
-            wire.write_all(piece).await?;
-        }
+        wire.write_all(&outbox.unsent()).await?;
         wire.write_all(&close).await?;
         wire.shutdown().await?;
         let mut scratch = [0; 512];
