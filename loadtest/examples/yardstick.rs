@@ -3,6 +3,7 @@
 //!
 //! - `tokio`: one thread, connections in a slab, frames encoded once, what happens together leaves together in one `writev`.
 //! - `epoll`: the same without a runtime, one write per message: what the kernel's system calls cost.
+//! - `collector`: takes OTLP and throws it away.
 //! - `nats`: one request and one acked append after the other on JetStream, or many in flight.
 //!
 //! Of the protocol it knows `join`, `broadcast` (answered by `ack`, delivered as `message`), and close; the load generator can't
@@ -12,6 +13,8 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 
+#[path = "yardstick/collector.rs"]
+mod collector;
 #[path = "yardstick/dialect.rs"]
 mod dialect;
 #[path = "yardstick/epoll.rs"]
@@ -35,6 +38,11 @@ enum Yardstick {
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
     },
+    /// A collector of OTLP that keeps nothing
+    Collector {
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+    },
     /// What NATS itself needs: a request, and an append that JetStream acks
     Nats(nats::Args),
 }
@@ -43,6 +51,7 @@ fn main() -> anyhow::Result<()> {
     match Yardstick::parse() {
         Yardstick::Tokio { listen } => runtime::serve(listen),
         Yardstick::Epoll { listen } => epoll::serve(listen),
+        Yardstick::Collector { listen } => collector::serve(listen),
         Yardstick::Nats(args) => nats::run(&args),
     }
 }

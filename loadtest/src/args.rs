@@ -47,6 +47,10 @@ pub struct Common {
     /// Processes to watch: memory, and processor time per delivery.
     #[arg(long, global = true, value_delimiter = ',')]
     pub pid: Vec<u32>,
+    /// Wait for a message's time by looking at the clock again and again. Timers are up to two milliseconds late, which counts as
+    /// latency of the server; this takes a whole processor.
+    #[arg(long, global = true)]
+    pub spin: bool,
     /// How long members may take to get what is still missing at the end, seconds.
     #[arg(long, global = true, default_value_t = 60)]
     pub settle: u64,
@@ -131,6 +135,22 @@ pub enum Scenario {
         /// Messages per second.
         #[arg(long, default_value_t = 1000.0)]
         rate: f64,
+    },
+    /// Members of one room (`--prefix`, and a 0) who wait for one message that somebody else publishes; prints `seated` when all are
+    /// in. Several processes make one crowd, since a process has only so many descriptors.
+    Crowd {
+        /// How many.
+        #[arg(long, default_value_t = 10_000)]
+        connections: usize,
+        /// The number of the first one's user: processes of one crowd must not share users.
+        #[arg(long, default_value_t = 0)]
+        first: usize,
+        /// The offset of the message that they wait for.
+        #[arg(long, default_value_t = 1)]
+        offset: u64,
+        /// When the crowd's clock began, nanoseconds since 1970: the same for all its processes, and for the times in payloads.
+        #[arg(long)]
+        since_ns: u64,
     },
     /// The newest messages of rooms that nobody is in, out of many.
     History {

@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) payload_bytes: usize,
     pub(crate) opening: usize,
     pub(crate) is_ephemeral: bool,
+    /// Times are waited for without timers.
+    pub(crate) spins: bool,
     /// What is overlooked once, on purpose.
     pub(crate) swallow: Mutex<Option<Swallow>>,
     /// By room: what was acked last, or for ephemeral messages how many were sent.

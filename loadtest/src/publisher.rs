@@ -12,7 +12,7 @@ use tokio::time::{sleep, sleep_until};
 
 use crate::{
     args::Swallow,
-    fleet::Local,
+    fleet::{Local, Shared},
     member::Frame,
     payload::Said,
     socket::{Heard, Socket},
@@ -91,6 +91,21 @@ pub(crate) async fn speak(local: Rc<Local>, plan: Plan) {
     shared.speaking.fetch_sub(1, Ordering::Relaxed);
 }
 
+/// Until this time of the load's clock.
+async fn until(shared: &Shared, at_ns: u64) {
+    /// Timers have milliseconds, and round up.
+    const EARLY_NS: u64 = 2_000_000;
+    if !shared.spins {
+        return sleep_until(shared.clock.at(at_ns)).await;
+    }
+    if at_ns > shared.clock.now_ns() + EARLY_NS {
+        sleep_until(shared.clock.at(at_ns - EARLY_NS)).await;
+    }
+    while shared.clock.now_ns() < at_ns {
+        tokio::task::yield_now().await;
+    }
+}
+
 impl Publisher {
     async fn come_and_speak(&mut self) {
         let token = self.local.shared.signer.token(&format!("publisher{}", self.plan.number)).into();
@@ -157,13 +172,13 @@ impl Publisher {
                 true => self.again.values().min().copied(),
                 false => Some(self.next_ns().min(self.again.values().min().copied().unwrap_or(u64::MAX))),
             };
-            let clock = self.local.shared.clock;
+            let shared = self.local.shared.clone();
             let mut frames = Vec::new();
             let heard = tokio::select! {
                 heard = socket.read(|frame| frames.push(frame.to_vec())) => heard,
                 () = async {
                     match next_ns {
-                        Some(at) => sleep_until(clock.at(at)).await,
+                        Some(at) => until(&shared, at).await,
                         // The end may come while the window is full.
                         None => sleep(Duration::from_millis(50)).await,
                     }

@@ -1,6 +1,7 @@
 //! The scenarios: who is there, who speaks, what happens when, and what is reported.
 
 use std::{
+    ops::Range,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -36,6 +37,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Report> {
         }
         Scenario::Resume { members, rooms, missed, rate } => resume(&args.common, *members, *rooms, *missed, *rate),
         Scenario::Stall { members, stalled, seconds, rate } => stall(&args.common, *members, *stalled, *seconds, *rate),
+        Scenario::Crowd { connections, first, offset, since_ns } => {
+            crowd(&args.common, *first..*first + *connections, *offset, Clock::since(*since_ns))
+        }
         Scenario::History { rooms, messages, read, limit, filled, fill_only } => {
             let (rooms, messages, read, limit) = (*rooms, *messages, *read, *limit);
             let fill = history::Fill { rooms, messages, read, limit, filled: *filled, fill_only: *fill_only };
@@ -55,6 +59,10 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new(common: &Common, rooms: usize, is_ephemeral: bool, with_book: bool) -> anyhow::Result<Self> {
+        Self::on(Clock::start(), common, rooms, is_ephemeral, with_book)
+    }
+
+    fn on(clock: Clock, common: &Common, rooms: usize, is_ephemeral: bool, with_book: bool) -> anyhow::Result<Self> {
         let secret = match (&common.secret, &common.secret_file) {
             (Some(secret), _) => secret.clone(),
             (None, Some(file)) => std::fs::read_to_string(file)
@@ -76,12 +84,13 @@ impl Stage {
         let shared = Arc::new(Shared {
             targets: common.url.iter().map(|url| Target::parse(url, common.door)).collect::<anyhow::Result<_>>()?,
             signer: Signer::new(&secret),
-            clock: Clock::start(),
+            clock,
             live: Live::default(),
             prefix,
             payload_bytes: common.payload,
             opening: common.opening,
             is_ephemeral,
+            spins: common.spin,
             swallow: Mutex::new(common.swallow),
             heads: (0..rooms).map(|_| AtomicU64::new(0)).collect(),
             book: with_book.then(|| Arc::new(Book::new(rooms))),
@@ -107,6 +116,7 @@ impl Stage {
             payload_bytes: old.payload_bytes,
             opening: old.opening,
             is_ephemeral: old.is_ephemeral,
+            spins: old.spins,
             swallow: Mutex::default(),
             heads: old.heads.iter().map(|head| AtomicU64::new(head.load(Ordering::Relaxed))).collect(),
             book: old.book.clone(),
@@ -196,10 +206,15 @@ fn publishers(of: &Rooms, comes_back: bool) -> Vec<publisher::Plan> {
 
 fn idle(common: &Common, connections: usize, rooms: usize, seconds: u64) -> anyhow::Result<Report> {
     let mut stage = Stage::new(common, rooms, false, false)?;
-    let before = stage.usage();
     let started = Instant::now();
     let in_room = |number: usize| if rooms == 0 { vec![] } else { vec![(number % rooms) as u32] };
-    let fleet = stage.start((0..connections).map(|number| Task::Member(member(number, in_room(number)))).collect());
+    let of = |numbers: Range<usize>| numbers.map(|number| Task::Member(member(number, in_room(number)))).collect();
+    // What a server takes once, for its first clients, is none of what each further one costs.
+    let first = connections / 5;
+    let mut fleet = stage.start(of(0..first));
+    stage.seated(&fleet)?;
+    let before = stage.usage();
+    fleet.join(stage.start(of(first..connections)));
     stage.seated(&fleet)?;
     let opening_s = started.elapsed().as_secs_f64();
     stage.wait(Duration::from_secs(seconds));
@@ -208,8 +223,23 @@ fn idle(common: &Common, connections: usize, rooms: usize, seconds: u64) -> anyh
     let mut report = stage.report(&format!("idle: {connections} connections"), tally, opening_s, after.since(before));
     report.figures.insert("connects_per_s".into(), connections as f64 / opening_s);
     let grown = after.rss_kib.saturating_sub(before.rss_kib) as f64;
-    report.figures.insert("rss_kib_per_connection".into(), grown / connections as f64);
+    report.figures.insert("rss_kib_per_connection".into(), grown / (connections - first) as f64);
     Ok(report)
+}
+
+/// A part of a crowd: who waits is told by nobody here, so a member has all when it has the message with that offset.
+fn crowd(common: &Common, numbers: Range<usize>, offset: u64, clock: Clock) -> anyhow::Result<Report> {
+    ensure!(common.prefix.is_some(), "--prefix: the room of a crowd has to be known to who publishes");
+    let mut stage = Stage::on(clock, common, 1, false, false)?;
+    let (before, started, members) = (stage.usage(), Instant::now(), numbers.len());
+    let fleet = stage.start(numbers.map(|number| Task::Member(member(number, vec![0]))).collect());
+    stage.seated(&fleet)?;
+    let opening_s = started.elapsed().as_secs_f64();
+    println!("seated");
+    stage.shared.heads[0].store(offset, Ordering::Relaxed);
+    let tally = stage.settle(fleet);
+    let usage = stage.usage().since(before);
+    Ok(stage.report(&format!("crowd: {members} members of one room"), tally, opening_s, usage))
 }
 
 /// What makes a soak of it.

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use hdrhistogram::Histogram;
@@ -18,12 +18,20 @@ impl Clock {
         Self(Instant::now())
     }
 
+    /// One that began at this time of the wall clock, nanoseconds since 1970; now, if that is still to come.
+    pub(crate) fn since(began_ns: u64) -> Self {
+        let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+        let ago = Duration::from_nanos(now_ns.saturating_sub(began_ns));
+        let now = Instant::now();
+        Self(now.checked_sub(ago).unwrap_or(now))
+    }
+
     pub(crate) fn now_ns(self) -> u64 {
         self.0.elapsed().as_nanos() as u64
     }
 
     pub(crate) fn at(self, ns: u64) -> tokio::time::Instant {
-        (self.0 + std::time::Duration::from_nanos(ns)).into()
+        (self.0 + Duration::from_nanos(ns)).into()
     }
 }
 

@@ -83,12 +83,23 @@ fn read_packet<'a>(text: &'a [u8], token: &str) -> Read<'a> {
             let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
             let fields = rest[digits..].strip_prefix(b"[{").and_then(|fields| fields.strip_suffix(b"]"));
             let (Some(fields), Ok(id)) = (fields, std::str::from_utf8(&rest[..digits])) else { return Read::Nothing };
-            let mut frame = format!(r#"{{"ref":{id},"#).into_bytes();
-            frame.extend_from_slice(fields);
-            Read::Written(frame)
+            Read::Written(answer(id, fields))
         }
         _ => Read::Nothing,
     }
+}
+
+/// The native frame with an ack's fields. An ack does not say what it answers, but only a join tells whether it recovered; bare
+/// servers give the whole frame.
+fn answer(id: &str, fields: &[u8]) -> Vec<u8> {
+    let has = |name: &[u8]| memchr::memmem::find(fields, name).is_some();
+    let (kind, fields) = match fields.strip_prefix(br#""error":{"#).and_then(|error| error.strip_suffix(b"}")) {
+        Some(error) => (r#""type":"error","#, error),
+        None if has(br#""type":""#) => ("", fields),
+        None if has(br#""recovered":"#) => (r#""type":"joined","#, fields),
+        None => (r#""type":"ack","#, fields),
+    };
+    [format!(r#"{{"ref":{id},{kind}"#).as_bytes(), fields].concat()
 }
 
 #[cfg(test)]
@@ -99,7 +110,13 @@ mod tests {
     fn packets_become_frames() {
         let read = |text: &'static str| Door::Socketio.read(text.as_bytes(), "t");
         assert_eq!(read(r#"42["message",{"type":"message"},"x"]"#), Read::Frame(br#"{"type":"message"},"x"]"#));
-        assert_eq!(read(r#"4312[{"type":"ack","offset":3}]"#), Read::Written(br#"{"ref":12,"type":"ack","offset":3}"#.to_vec()));
+        let written = |frame: &str| Read::Written(frame.as_bytes().to_vec());
+        assert_eq!(read(r#"4312[{"type":"ack","offset":3}]"#), written(r#"{"ref":12,"type":"ack","offset":3}"#));
+        assert_eq!(read(r#"432[{"room":"a","offset":3}]"#), written(r#"{"ref":2,"type":"ack","room":"a","offset":3}"#));
+        let joined = r#"{"ref":0,"type":"joined","room":"a","recovered":true}"#;
+        assert_eq!(read(r#"430[{"room":"a","recovered":true}]"#), written(joined));
+        let error = r#"{"ref":1,"type":"error","code":"forbidden"}"#;
+        assert_eq!(read(r#"431[{"error":{"code":"forbidden"}}]"#), written(error));
         assert_eq!(read(r#"0{"sid":"x"}"#), Read::Answer(r#"40{"token":"t"}"#.into()));
         assert_eq!(read("2"), Read::Answer("3".into()));
         assert_eq!(read("41"), Read::Nothing);

@@ -3,7 +3,7 @@ import { createServer } from "node:http";
 import { createAdapter } from "@socket.io/redis-adapter";
 import { createClient } from "redis";
 import { Server } from "socket.io";
-import { ready } from "./dialect.js";
+import { fields, ready } from "./dialect.js";
 
 const http = createServer();
 const io = new Server(http, { serveClient: false });
@@ -18,9 +18,9 @@ io.on("connection", (socket) => {
     socket.join(room);
     ack?.({ type: "joined", room, offset: 0, epoch: "none" });
   });
-  socket.on("broadcast", ({ room, payload }, ack) => {
-    io.to(room).emit("message", { type: "message", room, payload });
-    ack?.({ type: "ack", room, offset: 0 });
+  socket.on("broadcast", (said, ack) => {
+    io.to(said.room).emit("message", fields(said));
+    ack?.({ type: "ack", room: said.room, offset: 0 });
   });
 });
 http.listen(0, "127.0.0.1", () => ready(http.address().port));

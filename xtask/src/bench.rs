@@ -3,6 +3,7 @@
 //! Every figure is from a load whose members checked order and count. Writes `docs/benchmarks/`.
 
 mod contender;
+pub(crate) mod million;
 mod plot;
 mod report;
 mod rows;

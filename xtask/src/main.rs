@@ -12,6 +12,7 @@ mod deny;
 mod deploy;
 mod nats;
 mod process;
+mod rolling;
 mod steps;
 mod test;
 mod tools;
@@ -30,6 +31,10 @@ enum Command {
     Chaos(chaos::Args),
     /// Measure Carillon beside what it is compared with, and write docs/benchmarks/
     Bench(bench::Args),
+    /// Seat a million members in one room, and see one broadcast reach them all
+    Million(bench::million::Args),
+    /// Restart one gateway after the other under clients of all doors: nobody may miss or see anything twice
+    Rolling(rolling::Args),
     /// Check licences, sources and bans of all dependencies, and advisories where they can be had
     Deny,
     /// Check images, compose files and manifests, as far as that goes without a Docker engine and a cluster
@@ -46,6 +51,8 @@ fn main() -> anyhow::Result<()> {
         Command::Ci => ci::run(&mut steps),
         Command::Chaos(args) => return chaos::run(&args),
         Command::Bench(args) => return bench::run(&args),
+        Command::Million(args) => return bench::million::run(&args),
+        Command::Rolling(args) => return rolling::run(&args),
         Command::Deny => steps.run("deny", deny::check),
         Command::Deploy => steps.run("deploy", deploy::check),
         Command::Cluster => return cluster::run(),

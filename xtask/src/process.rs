@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -87,6 +87,13 @@ impl Process {
         if let Some(child) = &self.child {
             let _ = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
         }
+    }
+
+    /// Asks it to end, and waits until it has, however long that takes.
+    pub(crate) fn end(&mut self) -> Result<ExitStatus> {
+        self.signal("TERM");
+        let mut child = self.child.take().context("it does not run")?;
+        Ok(child.wait()?)
     }
 
     pub(crate) fn kill(&mut self) {

@@ -1,6 +1,6 @@
 //! The end of a process: what its clients are told, and what its operator sees.
 
-use crate::server::{Server, get};
+use crate::server::{PATIENCE, Server, get};
 
 #[tokio::test]
 async fn clients_are_sent_away_in_turn() {
@@ -35,7 +35,9 @@ async fn readiness_goes_first() {
     let readyz = get(server.admin, "/readyz").await;
     assert_eq!((readyz.status, readyz.body.as_str()), (503, "draining\n"));
     assert_eq!(get(server.admin, "/livez").await.status, 200);
-    assert!(tokio::net::TcpStream::connect(server.listen).await.is_err(), "still accepts");
+    // The listener closes a moment later.
+    let closed = async { while tokio::net::TcpStream::connect(server.listen).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, closed).await.expect("no new connections are taken");
     // A second signal ends it at once.
     server.signal("TERM");
     assert_eq!(server.ended().await, Some(1));

@@ -1,5 +1,7 @@
 //! The few frames that a yardstick knows, and the WebSocket around them (RFC 6455, sections 4.2.2, 5.2 and 5.3). Trusts its client.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -76,8 +78,13 @@ pub(crate) fn answer(said: &Said<'_>) -> Bytes {
     text_frame(format!(r#"{{"type":"{kind}","room":"{room}","ref":{reference},"offset":0,"epoch":"none"}}"#).as_bytes())
 }
 
-/// What the members of a room get.
+/// What the members of a room get: all the fields of Carillon's frame, so that servers are compared, and not lengths.
 pub(crate) fn message(said: &Said<'_>) -> Bytes {
     let payload = said.payload.map_or("null", RawValue::get);
-    text_frame(format!(r#"{{"type":"message","room":"{}","payload":{payload}}}"#, said.room).as_bytes())
+    let ts = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let room = said.room;
+    let rest = r#""sender":"publisher0""#;
+    text_frame(
+        format!(r#"{{"type":"message","room":"{room}","payload":{payload},{rest},"ts":{ts},"ephemeral":true}}"#).as_bytes(),
+    )
 }

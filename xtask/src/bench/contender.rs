@@ -16,7 +16,7 @@ use crate::steps::root;
 const SERVER: &str = "0";
 const LOAD: &str = "1";
 
-const SECRET: &str = "a secret for one run of the benchmark, of 32 bytes";
+pub(super) const SECRET: &str = "a secret for one run of the benchmark, of 32 bytes";
 
 /// Settings that a benchmark needs: publishers here are no clients that speak too much, and nobody is seen as one user too often.
 const SETTINGS: [&str; 5] = [
@@ -30,18 +30,22 @@ const SETTINGS: [&str; 5] = [
 /// Where everything is, and how much is done.
 pub(crate) struct Place {
     nats_server: PathBuf,
-    data: PathBuf,
+    pub(super) data: PathBuf,
     pub(crate) seconds: u64,
     pub(crate) connections: usize,
+    /// The processors of the servers.
+    pub(super) servers: &'static str,
+    /// Settings of the services beside the usual ones.
+    pub(super) settings: &'static [&'static str],
 }
 
 /// A server that runs; it ends with this.
 pub(crate) struct Running {
     /// In the order in which they end.
     processes: Vec<Process>,
-    urls: Vec<String>,
+    pub(super) urls: Vec<String>,
     /// Whose memory and time are the server's.
-    watched: Vec<u32>,
+    pub(super) watched: Vec<u32>,
     /// Where NATS tells what it has carried, if there is one.
     monitor: Option<u16>,
 }
@@ -52,10 +56,10 @@ impl Place {
         // Logs of an earlier run would be told as those of this one.
         let _ = fs::remove_dir_all(&data);
         fs::create_dir_all(&data)?;
-        Ok(Self { nats_server, data, seconds, connections })
+        Ok(Self { nats_server, data, seconds, connections, servers: SERVER, settings: &[] })
     }
 
-    fn binary(name: &str) -> PathBuf {
+    pub(super) fn binary(name: &str) -> PathBuf {
         root().join("target/release").join(name)
     }
 
@@ -66,12 +70,12 @@ impl Place {
     }
 
     /// `args`: the subcommand, before the settings.
-    fn service(name: &str, args: &[&str]) -> Command {
-        let mut command = Self::pinned(SERVER, &Self::binary(name));
+    fn service(&self, name: &str, args: &[&str]) -> Command {
+        let mut command = Self::pinned(self.servers, &Self::binary(name));
         command.args(args);
-        SETTINGS.iter().for_each(|setting| {
+        for setting in SETTINGS.iter().chain(self.settings) {
             command.args(["--set", setting]);
-        });
+        }
         command
     }
 
@@ -89,26 +93,43 @@ impl Place {
         Ok(Running { processes: vec![process], urls, watched, monitor: None })
     }
 
+    /// The same, with telemetry sent to a collector on the core of the load: what is measured is what it costs the sender.
+    pub(crate) fn carillon_with_telemetry(&self) -> Result<Running> {
+        let mut command = Self::pinned(LOAD, &Self::binary("examples/yardstick"));
+        command.arg("collector");
+        let collector = Self::alone(Self::start("collector", command, &self.data)?)?;
+        let mut running = self.carillon_set(&[&format!("otel.endpoint={}", collector.urls[0])])?;
+        running.processes.extend(collector.processes);
+        Ok(running)
+    }
+
     /// Everything in one process, on the embedded log.
     pub(crate) fn carillon(&self) -> Result<Running> {
+        self.carillon_set(&[])
+    }
+
+    fn carillon_set(&self, settings: &[&str]) -> Result<Running> {
         let folder = self.data.join("carillon");
         let _ = fs::remove_dir_all(&folder);
-        let mut command = Self::service("carillon", &["serve"]);
+        let mut command = self.service("carillon", &["serve"]);
         command.args(["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--set", "gateway.shards=1"]);
         command.arg("--data-dir").arg(&folder);
+        settings.iter().for_each(|setting| {
+            command.args(["--set", setting]);
+        });
         Self::alone(Self::start("carillon", command, &self.data)?)
     }
 
     /// One of our own bare servers.
     pub(crate) fn yardstick(&self, kind: &str) -> Result<Running> {
-        let mut command = Self::pinned(SERVER, &Self::binary("examples/yardstick"));
+        let mut command = Self::pinned(self.servers, &Self::binary("examples/yardstick"));
         command.arg(kind);
         Self::alone(Self::start(kind, command, &self.data)?)
     }
 
     /// A server from npm.
     pub(crate) fn node(&self, script: &str, redis: Option<u16>) -> Result<Running> {
-        let mut command = Self::pinned(SERVER, "node".as_ref());
+        let mut command = Self::pinned(self.servers, "node".as_ref());
         command.arg(root().join(YARDSTICKS).join(script));
         if let Some(port) = redis {
             command.env("REDIS_URL", format!("redis://127.0.0.1:{port}"));
@@ -119,7 +140,7 @@ impl Place {
     /// Socket.IO with the adapter that several servers need; Redis has a core of its own nowhere, so it shares the servers'.
     pub(crate) fn socketio_with_redis(&self) -> Result<Running> {
         let port = free_port()?;
-        let mut command = Self::pinned(SERVER, "redis-server".as_ref());
+        let mut command = Self::pinned(self.servers, "redis-server".as_ref());
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         let mut redis = Process::silent("redis", command, &self.data);
         redis.start().context("Debian's package redis-server has what is missing")?;
@@ -139,7 +160,7 @@ impl Place {
         let store = folder.display().to_string();
         let text = format!("listen: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitor}\njetstream {{ store_dir: {store:?} }}\n");
         fs::write(&config, text)?;
-        let mut command = Self::pinned(SERVER, &self.nats_server);
+        let mut command = Self::pinned(self.servers, &self.nats_server);
         command.arg("--config").arg(&config);
         let mut process = Process::silent("nats", command, &self.data);
         process.start()?;
@@ -151,17 +172,17 @@ impl Place {
     pub(crate) fn cluster(&self, gateways: usize) -> Result<Running> {
         let (nats, port, monitor) = self.nats()?;
         let nats_url = format!("--nats-url=nats://127.0.0.1:{port}");
-        let mut auth = Self::service("carillon-auth", &[]);
+        let mut auth = self.service("carillon-auth", &[]);
         let auth_port = free_port()?;
         auth.args([&format!("--listen=127.0.0.1:{auth_port}"), "--admin-listen=127.0.0.1:0", &nats_url]);
         let auth = Self::start("auth", auth, &self.data)?;
-        let mut fanout = Self::service("carillon-fanout", &[]);
+        let mut fanout = self.service("carillon-fanout", &[]);
         fanout.args(["--admin-listen=127.0.0.1:0", &nats_url]);
         let fanout = Self::start("fanout", fanout, &self.data)?;
         let mut running =
             Running { processes: Vec::new(), urls: Vec::new(), watched: vec![fanout.pid()], monitor: Some(monitor) };
         for number in 0..gateways {
-            let mut gateway = Self::service("carillon-gateway", &[]);
+            let mut gateway = self.service("carillon-gateway", &[]);
             gateway.args(["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", &nats_url, "--set", "gateway.shards=1"]);
             gateway.arg(format!("--auth-url=http://127.0.0.1:{auth_port}"));
             let gateway = Self::alone(Self::start(&format!("gateway-{number}"), gateway, &self.data)?)?;
@@ -215,12 +236,21 @@ impl Running {
 
 /// A plain HTTP request, since nothing more is needed here.
 fn http_get(port: u16, path: &str) -> Result<String> {
+    http(&format!("127.0.0.1:{port}"), &format!("GET {path} HTTP/1.0\r\n\r\n"))
+}
+
+/// Sends a request, and gives the body of an answer that says 2xx.
+pub(super) fn http(to: &str, request: &str) -> Result<String> {
     use std::io::{Read as _, Write as _};
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut stream = std::net::TcpStream::connect(to)?;
+    stream.write_all(request.as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
-    text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).context("no answer")
+    let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
+    if head.split(' ').nth(1).is_none_or(|status| !status.starts_with('2')) {
+        bail!("{text}");
+    }
+    Ok(body.to_owned())
 }
 
 fn free_port() -> Result<u16> {

@@ -46,7 +46,7 @@ fn idle(place: &Place, server: Result<Running>, of: &str, door: &str) -> Result<
 
 fn latency(place: &Place, server: Result<Running>) -> Result<f64> {
     let scenario = format!(
-        "rooms --rooms 1000 --members 10 --publishers 4 --rate 2000 --in-flight 1000 --ephemeral --seconds {}",
+        "rooms --rooms 1000 --members 10 --publishers 4 --rate 2000 --in-flight 1000 --ephemeral --spin --seconds {}",
         place.seconds
     );
     time(&place.load(&server?, &scenario)?, "delivery", "p99")
@@ -181,7 +181,7 @@ pub(crate) const ROWS: &[Row] = &[
         result: |medians| medians[0] / medians[1],
         contenders: &[
             ("carillon", |place| {
-                let scenario = format!("rooms --rooms 1 --members 2 --rate 100 --seconds {}", place.seconds);
+                let scenario = format!("rooms --rooms 1 --members 2 --rate 100 --spin --seconds {}", place.seconds);
                 time(&place.load(&place.cluster(2)?, &scenario)?, "delivery", "p50")
             }),
             ("NATS request + JetStream ack", |place| place.bare_nats("round", "p50_us")),
@@ -321,6 +321,30 @@ pub(crate) const ROWS: &[Row] = &[
         contenders: &[
             ("carillon, 1,000 rooms", |place| history(place, 1000)),
             ("carillon, 100,000 rooms", |place| history(place, 100_000)),
+        ],
+    },
+    Row {
+        number: 16,
+        what: "Telemetry sent to a collector at the default sampling, one room of 1000, stored: deliveries per second",
+        unit: "/s",
+        target: "≥ 0.95 × without",
+        is_reached: |medians| medians[0] >= 0.95 * medians[1],
+        result: |medians| medians[0] / medians[1],
+        contenders: &[
+            ("carillon, with telemetry", |place| deliveries(place, place.carillon_with_telemetry(), ONE_ROOM)),
+            ("carillon, without", |place| deliveries(place, place.carillon(), ONE_ROOM)),
+        ],
+    },
+    Row {
+        number: 16,
+        what: "Telemetry sent to a collector at the default sampling, 1000 rooms of 10, stored: deliveries per second",
+        unit: "/s",
+        target: "≥ 0.95 × without",
+        is_reached: |medians| medians[0] >= 0.95 * medians[1],
+        result: |medians| medians[0] / medians[1],
+        contenders: &[
+            ("carillon, with telemetry", |place| deliveries(place, place.carillon_with_telemetry(), ROOMS)),
+            ("carillon, without", |place| deliveries(place, place.carillon(), ROOMS)),
         ],
     },
 ];
