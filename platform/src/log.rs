@@ -12,7 +12,7 @@ use carillon_proto::ids::{Offset, PartitionId, RoomName};
 use futures_util::future::BoxFuture;
 
 pub use self::{
-    embedded::{EmbeddedBuckets, EmbeddedLog, OpenError},
+    embedded::{EmbeddedBuckets, EmbeddedLog, OpenError, backup},
     jetstream::{JetStreamConfig, JetStreamLog, StreamError},
 };
 

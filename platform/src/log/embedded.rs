@@ -1,6 +1,7 @@
 //! The log inside this process: an embedded store in one folder, each ack behind an fsync that it shares with all
 //! appends of that moment. One thread writes, any thread reads; nothing here knows what a record means.
 
+pub mod backup;
 mod buckets;
 mod folder;
 mod journal;

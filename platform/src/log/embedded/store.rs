@@ -107,12 +107,12 @@ impl Store {
 }
 
 /// What a log must say about itself to be read by this build.
-fn identity() -> [(&'static str, String); 3] {
+pub(super) fn identity() -> [(&'static str, String); 3] {
     [("format", layout::FORMAT.into()), ("partitions", PARTITIONS.to_string()), ("hash", "fnv1a32".into())]
 }
 
 /// Makes an empty log, durable when it returns.
-fn create(path: &Path) -> Result<(), OpenError> {
+pub(super) fn create(path: &Path) -> Result<(), OpenError> {
     let broken = |error: fjall::Error| OpenError::store(path, error);
     let db = database(path).map_err(broken)?;
     let meta = db.keyspace("meta", small).map_err(broken)?;
@@ -139,7 +139,16 @@ fn new_incarnation() -> String {
     text.take(8).collect()
 }
 
-fn database(path: &Path) -> fjall::Result<Database> {
+/// A keyspace of a log that is there, by its name.
+pub(super) fn keyspace_of(db: &Database, name: &str) -> fjall::Result<Keyspace> {
+    match name {
+        "messages" => db.keyspace(name, messages),
+        "order" => db.keyspace(name, order),
+        _ => db.keyspace(name, small),
+    }
+}
+
+pub(super) fn database(path: &Path) -> fjall::Result<Database> {
     Database::builder(path)
         .cache_size(CACHE_BYTES)
         .max_journaling_size(JOURNAL_BYTES)
