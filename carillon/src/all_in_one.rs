@@ -19,7 +19,7 @@ use carillon_platform::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::page::PAGES;
+use crate::{control::Control, page::PAGES};
 
 /// What the process is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +117,11 @@ impl AllInOne {
 
         let (log_closed, watched) = (self.log.closed(), shutdown.clone());
         tokio::spawn(async move { watched.fail("log", log_closed.await) });
+
+        match Control::open(&settings.data_dir, self.log.clone()) {
+            Ok(control) => drop(tokio::spawn(control.serve())),
+            Err(error) => tracing::warn!(%error, "no backup can be made while this process runs: data_dir takes no socket"),
+        }
 
         let stop = CancellationToken::new();
         let owners = tokio::spawn(fanout.run(stop.clone(), shutdown.clone()));

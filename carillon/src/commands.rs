@@ -1,9 +1,11 @@
 //! What each command does.
 
+pub(crate) mod backup;
 pub(crate) mod doctor;
 pub(crate) mod load;
 pub(crate) mod manual;
 pub(crate) mod publish;
+pub(crate) mod restore;
 pub(crate) mod serve;
 mod server;
 pub(crate) mod tail;

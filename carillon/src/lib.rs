@@ -2,6 +2,7 @@
 //! the same code as the services run. The binary beside it is the command line.
 
 mod all_in_one;
+pub mod control;
 mod page;
 
 pub use all_in_one::{AllInOne, Mode};

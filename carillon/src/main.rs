@@ -43,6 +43,8 @@ enum Command {
     Token(commands::token::Args),
     Publish(commands::publish::Args),
     Tail(commands::tail::Args),
+    Backup(commands::backup::Args),
+    Restore(commands::restore::Args),
     Doctor(commands::doctor::Args),
     /// Puts load on a running server and checks what comes back.
     Load(carillon_loadtest::Args),
@@ -61,6 +63,8 @@ fn main() -> ExitCode {
         Command::Health { settings } => with(&settings, |settings| service::health(Program::AllInOne, &settings)),
         Command::Publish(args) => commands::run_client(commands::publish::run(args)),
         Command::Tail(args) => commands::run_client(commands::tail::run(args)),
+        Command::Backup(args) => with(&args.settings, |settings| commands::backup::run(&args, &settings)),
+        Command::Restore(args) => with(&args.settings, |settings| commands::restore::run(&args, &settings)),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Completions(args) => commands::manual::completions(&args, Cli::command()),
         Command::Man(args) => commands::manual::man(&args, Cli::command()),

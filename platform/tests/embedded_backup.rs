@@ -28,7 +28,7 @@ async fn restored_log_is_the_same_in_another_life() {
         log.append(P, append("a", n, n)).await.unwrap();
     }
     log.append(P, append("b", 1, 2_001)).await.unwrap();
-    log.trim(P, &room("a"), 1_000).await.unwrap();
+    log.trim(P, &room("a"), 1_000, 2_001).await.unwrap();
     let mut copy = Vec::new();
     let made = log.back_up(&mut copy).unwrap();
     log.append(P, append("b", 2, 2_002)).await.unwrap();
