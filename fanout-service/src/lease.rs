@@ -376,3 +376,45 @@ async fn within<T>(question: impl Future<Output = Result<T, KvError>>) -> Result
         .await
         .unwrap_or_else(|_| Err(KvError::Unavailable(format!("no answer within {WRITE_TIMEOUT:?}"))))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use carillon_platform::{
+        bus::InProcessBus,
+        kv::EmbeddedBuckets,
+        log::EmbeddedLog,
+        settings::{Program, Settings},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn deeds_of_an_old_lease_stand_still() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Arc::new(EmbeddedLog::open(folder.path()).unwrap());
+        let buckets = Arc::new(EmbeddedBuckets::of(log.clone()));
+        let fanout = Fanout::new(&Settings::defaults(Program::Fanout), log, Arc::new(InProcessBus::new()), buckets);
+        let tenure = Leases::open(&fanout).await.take(PartitionId(3)).await;
+
+        // A purge that was asked for, whose next step is ready once the lease is too old.
+        let (steps, next_step) = (AtomicU32::new(0), Notify::new());
+        let mut purge = std::pin::pin!(tenure.while_held(async {
+            steps.store(1, Ordering::Relaxed);
+            next_step.notified().await;
+            steps.store(2, Ordering::Relaxed);
+        }));
+        assert!(timeout(LOOK_EVERY, &mut purge).await.is_err());
+        assert_eq!(steps.load(Ordering::Relaxed), 1);
+        tenure.until_ms.store(0, Ordering::Release);
+        next_step.notify_one();
+        assert!(timeout(4 * LOOK_EVERY, &mut purge).await.is_err());
+        assert_eq!(steps.load(Ordering::Relaxed), 1);
+
+        // Written anew, nobody else was there meanwhile.
+        assert!(tenure.write(|_| ()).await.is_some());
+        purge.await;
+        assert_eq!(steps.load(Ordering::Relaxed), 2);
+    }
+}

@@ -3,9 +3,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use carillon_platform::log::{Append, AppendError, Log, ReadLimit, ReadSpan};
+use carillon_platform::{
+    log::{Append, AppendError, JetStreamConfig, JetStreamLog, Log, ReadLimit, ReadSpan},
+    nats::Nats,
+    settings::{self, Program, Settings},
+};
 use carillon_proto::ids::{PartitionId, RoomName};
 use futures_util::future::join_all;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::server::NatsServer;
 
@@ -114,6 +122,59 @@ async fn foreign_record_breaks_the_pipeline() {
     assert!(join_all(late).await.iter().all(|ack| matches!(ack, Err(AppendError::Fenced { .. }))));
     let head = owner.head(P, &room).await.unwrap().unwrap();
     assert_eq!(head.sequence, last + 1);
+}
+
+/// Lets a client through to the server until it has said something, then no byte more either way: as if it had been killed.
+async fn killed_at(server: &NatsServer, last_words: &'static str) -> settings::Nats {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://{}", listener.local_addr().unwrap());
+    let port = server.port();
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.into_split(), server.into_split());
+        let answers = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+        let (mut heard, mut told) = (Vec::new(), 0_usize);
+        loop {
+            let from = told.saturating_sub(last_words.len());
+            let end = heard[from..].windows(last_words.len()).position(|window| window == last_words.as_bytes());
+            let until = end.map_or(heard.len(), |end| (from + end).max(told));
+            to_server.write_all(&heard[told..until]).await.unwrap();
+            told = until;
+            if end.is_some() {
+                break;
+            }
+            assert!(from_client.read_buf(&mut heard).await.unwrap() > 0, "it never came to its last words");
+        }
+        answers.abort();
+    });
+    settings::Nats { url: settings::Url::parse(&url, &["nats"]), ..settings::Nats::default() }
+}
+
+/// A marker is a batch: of one whose writer dies in the middle nothing is ever stored, and the next owner waits for nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_marker_is_none() {
+    let server = NatsServer::start();
+    let (older, owner) = (server.log().await, server.log().await);
+    let room = RoomName::parse("a").unwrap();
+    let last = older.open(P).await.unwrap().last;
+    assert_eq!(older.append(P, entry(&room, 1, last + 1, "old")).await, Ok(last + 1));
+
+    let settings = killed_at(&server, "Nats-Batch-Sequence: 300\r\n").await;
+    let config = JetStreamConfig::new(&Settings::defaults(Program::Fanout));
+    let killed = JetStreamLog::start(Nats::connect(&settings, "killed").await.unwrap(), config).await.unwrap();
+    assert!(killed.open(P).await.is_err());
+
+    // Until somebody has replaced it, the older one goes on: half a marker breaks no chain.
+    assert_eq!(older.append(P, entry(&room, 2, last + 2, "old")).await, Ok(last + 2));
+    let opened = owner.open(P).await.unwrap();
+    assert_eq!((opened.found, opened.last), (last + 2, last + 2 + 512));
+    let late = older.append(P, entry(&room, 3, last + 3, "late")).await;
+    assert!(matches!(late, Err(AppendError::Fenced { .. })), "{late:?}");
+    assert_eq!(owner.append(P, entry(&room, 3, opened.last + 1, "new")).await, Ok(opened.last + 1));
+    let part = owner.read(P, &room, ReadSpan::After(0), ALL).await.unwrap();
+    assert!(part.records.iter().map(|stored| &stored.record[..]).eq([&b"old"[..], b"old", b"new"]));
+    assert_eq!(owner.recent(P, Duration::from_secs(60), Bytes::copy_from_slice).await.unwrap().len(), 3);
 }
 
 /// The same on three nodes, again and again: what is refused is refused before the nodes agree on it, and so none of them takes it for

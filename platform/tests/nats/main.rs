@@ -11,6 +11,7 @@ mod away;
 mod fence;
 mod history;
 mod server;
+mod streams;
 mod tls;
 mod versions;
 

@@ -37,6 +37,13 @@ impl NatsServer {
         Self { folder, process, port }
     }
 
+    /// One that carries messages and keeps none.
+    pub(crate) fn start_without_jetstream() -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let (process, port) = spawn_as(&folder, None, false, &[]);
+        Self { folder, process, port }
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -102,12 +109,17 @@ impl Drop for NatsServer {
 }
 
 fn spawn(folder: &TempDir, port: Option<u16>, more: &[String]) -> (Child, u16) {
+    spawn_as(folder, port, true, more)
+}
+
+fn spawn_as(folder: &TempDir, port: Option<u16>, keeps: bool, more: &[String]) -> (Child, u16) {
     let ports = folder.path().join("ports");
     let _ = std::fs::remove_dir_all(&ports);
     std::fs::create_dir(&ports).expect("a folder for the port");
     let program = program();
     let process = Command::new(&program)
-        .args(["--jetstream", "--addr", "127.0.0.1", "--port", &port.map_or("-1".to_owned(), |port| port.to_string())])
+        .args(keeps.then_some("--jetstream"))
+        .args(["--addr", "127.0.0.1", "--port", &port.map_or("-1".to_owned(), |port| port.to_string())])
         .arg("--store_dir")
         .arg(folder.path())
         .arg("--ports_file_dir")

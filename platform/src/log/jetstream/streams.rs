@@ -75,32 +75,65 @@ pub(super) struct Found {
     pub(super) incarnation: String,
 }
 
+/// Looks for a stream and attempts to make it, one after the other, before the caller is told to come again.
+const ATTEMPTS: u32 = 10;
+/// Between two of them. A node of a cluster may refuse to make a stream whose name another one gave out, and not find it yet.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Finds the stream of a partition, or makes it.
 pub(super) async fn ensure(context: &Context, partition: PartitionId, config: &JetStreamConfig) -> Result<Found, StreamError> {
     let name = subject::stream(partition);
-    let found = match context.get_stream(&name).await {
-        Ok(stream) => stream.cached_info().clone(),
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        if let Some(found) = find(context, &name).await? {
+            return bring_up(context, &name, found, partition, config).await;
+        }
+        if let Some(made) = make(context, &name, partition, config).await? {
+            return Ok(made);
+        }
+    }
+    Err(StreamError::Unavailable { stream: name, why: "its name is in use, and yet it can't be found".to_owned() })
+}
+
+async fn find(context: &Context, name: &str) -> Result<Option<Info>, StreamError> {
+    match context.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().clone())),
         Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                return make(context, &name, partition, config).await;
-            }
-            GetStreamErrorKind::JetStream(refused) => return Err(refused_or_unavailable(name, &refused)),
-            _ => return Err(StreamError::Unavailable { stream: name, why: error.to_string() }),
+            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+            GetStreamErrorKind::JetStream(refused) => Err(refused_or_unavailable(name.to_owned(), &refused)),
+            _ => Err(StreamError::Unavailable { stream: name.to_owned(), why: error.to_string() }),
         },
-    };
-    let incarnation = check(&name, &found)?;
+    }
+}
+
+async fn bring_up(
+    context: &Context,
+    name: &str,
+    found: Info,
+    partition: PartitionId,
+    config: &JetStreamConfig,
+) -> Result<Found, StreamError> {
+    let incarnation = check(name, &found)?;
     let wanted = wanted(found.config.clone(), partition, config);
     if wanted != found.config {
         tracing::info!(stream = name, ?config, "bringing the stream up to the settings");
         context.update_stream(wanted).await.map_err(|error| {
             let why = format!("it could not be brought up to the settings ({config:?}): {error}");
-            StreamError::Unavailable { stream: name, why }
+            StreamError::Unavailable { stream: name.to_owned(), why }
         })?;
     }
     Ok(Found { incarnation })
 }
 
-async fn make(context: &Context, name: &str, partition: PartitionId, config: &JetStreamConfig) -> Result<Found, StreamError> {
+/// `None` if another process was faster, and chose another incarnation.
+async fn make(
+    context: &Context,
+    name: &str,
+    partition: PartitionId,
+    config: &JetStreamConfig,
+) -> Result<Option<Found>, StreamError> {
     let metadata = [
         (PARTITIONS_KEY, PARTITIONS.to_string()),
         (HASH_KEY, HASH.to_owned()),
@@ -112,13 +145,10 @@ async fn make(context: &Context, name: &str, partition: PartitionId, config: &Je
     match context.create_stream(new).await {
         Ok(stream) => {
             tracing::info!(stream = name, ?config, "made the stream");
-            Ok(Found { incarnation: check(name, stream.cached_info())? })
+            Ok(Some(Found { incarnation: check(name, stream.cached_info())? }))
         }
         Err(error) => match error.kind() {
-            // Another process was faster, and chose another incarnation.
-            CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST => {
-                Box::pin(ensure(context, partition, config)).await
-            }
+            CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST => Ok(None),
             CreateStreamErrorKind::JetStream(refused) => Err(refused_or_unavailable(name.to_owned(), &refused)),
             _ => Err(StreamError::Unavailable { stream: name.to_owned(), why: error.to_string() }),
         },
