@@ -1,5 +1,7 @@
 //! How fast a connection may speak: a token bucket, and the patience with one that never slows down.
 
+use std::num::NonZeroU32;
+
 /// A bucket that fills steadily and is emptied by one per frame. Times are milliseconds of any steady clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Bucket {
@@ -46,7 +48,8 @@ impl Bucket {
 /// long a bucket of the usual size is full again, and who sends in batches once a second is over the rate all the same.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Excess {
-    since: Option<u32>,
+    /// Never 0, which is a millisecond off once in 49 days and saves every connection the room.
+    since: Option<NonZeroU32>,
     latest: u32,
 }
 
@@ -60,10 +63,12 @@ impl Excess {
         let now = now_ms as u32;
         let since = match self.since {
             Some(since) if now.wrapping_sub(self.latest) <= PAUSE_MS => since,
-            _ => now,
+            _ => NonZeroU32::new(now).unwrap_or(NonZeroU32::MIN),
         };
         *self = Self { since: Some(since), latest: now };
-        now.wrapping_sub(since) >= EXCESS_MS
+        // A clock at 0 is a millisecond before its own mark: no time has passed then.
+        let passed = now.wrapping_sub(since.get());
+        (EXCESS_MS..=u32::MAX / 2).contains(&passed)
     }
 }
 
@@ -86,8 +91,11 @@ mod tests {
     #[test]
     fn steady_excess_is_noticed() {
         let mut excess = Excess::default();
-        assert!(!(0..100).any(|step| excess.on_refused(step * 100)));
-        assert!(excess.on_refused(10_000));
+        assert!(!(0..100).any(|step| excess.on_refused(7 + step * 100)));
+        assert!(excess.on_refused(10_007));
+        // Two at the very first millisecond are no time at all.
+        let mut excess = Excess::default();
+        assert!(!excess.on_refused(0) && !excess.on_refused(0));
     }
 
     #[test]

@@ -31,6 +31,21 @@ pub const BAD_FRAMES: usize = 10;
 /// See [`BAD_FRAMES`].
 pub const BAD_WINDOW_MS: u32 = 10_000;
 
+/// How fast a client has spoken so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    frames: Bucket,
+    joins: Bucket,
+    excess: Excess,
+}
+
+impl Pace {
+    /// Takes a frame's worth for beginning once more; false if there is none.
+    pub fn begin_again(&mut self, limits: &SessionLimits, now_ms: u64) -> bool {
+        self.frames.take(limits.frames, now_ms).is_ok()
+    }
+}
+
 /// The rules of one connection.
 #[derive(Debug)]
 pub struct Session {
@@ -98,6 +113,16 @@ impl Session {
             excess: Excess::default(),
             bad: None,
         }
+    }
+
+    /// For the next session of the same client, which has no right to be faster for being another one.
+    pub fn pace(&self) -> Pace {
+        Pace { frames: self.frames, joins: self.joins, excess: self.excess }
+    }
+
+    /// Goes on as fast as the session before.
+    pub fn go_on_at(&mut self, pace: Pace) {
+        Pace { frames: self.frames, joins: self.joins, excess: self.excess } = pace;
     }
 
     /// Whose session it is.
@@ -357,6 +382,20 @@ mod tests {
         let closed = (0..3000).find(|step| code(&mut ada, r#"{"type":"ping"}"#, step * 5) == "4102");
         let ms = closed.expect("closed") * 5;
         assert!((10_000..12_000).contains(&ms), "{ms}");
+    }
+
+    #[test]
+    fn next_session_is_no_faster() {
+        let mut ada = session();
+        for _ in 0..99 {
+            assert_eq!(code(&mut ada, r#"{"type":"ping"}"#, 0), "ok");
+        }
+        let mut pace = ada.pace();
+        assert!(pace.begin_again(&LIMITS, 0));
+        let mut again = session();
+        again.go_on_at(pace);
+        assert_eq!(code(&mut again, r#"{"type":"ping"}"#, 0), "rate_limited");
+        assert!(!pace.begin_again(&LIMITS, 0));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::task::Waker;
 
 use carillon_core::{outbox::Outbox, session::Session};
 
-use crate::door::Door;
+use crate::{door::Door, wheel::Slot};
 
 pub(crate) struct Connection {
     pub(crate) life: u32,
@@ -21,6 +21,8 @@ pub(crate) struct Connection {
     /// The socket took less than there was; its task waits until it takes more.
     pub(crate) is_blocked: bool,
     pub(crate) is_closing: bool,
+    /// When the wheel looks at its token next; one such entry at most.
+    pub(crate) look_slot: Option<Slot>,
 }
 
 /// What became of a write.
@@ -49,6 +51,7 @@ impl Connection {
             is_dirty: false,
             is_blocked: false,
             is_closing: false,
+            look_slot: None,
         }
     }
 

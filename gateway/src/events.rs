@@ -35,7 +35,7 @@ use stream::EventStream;
 pub(crate) async fn open(front: &Rc<Front>, request: Request<Upload>, path_user: Option<&str>) -> Result<Reply, Problem> {
     let came = Instant::now();
     let Asked { token, wanted, client, cursor } = request::read(&request, path_user, &front.config)?;
-    let claims = match front.verify(token.as_deref()).await {
+    let claims = match front.verify(token.as_deref(), request.extensions()).await {
         Ok(claims) => claims,
         Err(Close::Unavailable) => return Ok(come_back(front, Close::Unavailable)),
         Err(why) => return Err(token_refused(why)),
@@ -54,7 +54,7 @@ pub(crate) async fn open(front: &Rc<Front>, request: Request<Upload>, path_user:
     };
     let abort = request.extensions().get::<Socket>().map(|socket| socket.abort.clone());
     let (stream, rest) = EventStream::new(&user, rooms, cursor, abort);
-    let opened = front.shard.borrow_mut().on_events(stream, Opening { claims, client, asked: came });
+    let opened = front.shard.borrow_mut().on_events(stream, Opening { claims, client, asked: came, pace: None });
     match opened {
         Ok(conn) => Ok(events(Body::Events(EventBody::new(front.shard.clone(), conn, rest)))),
         Err(Close::Unauthorized) => Err(token_refused(Close::Unauthorized)),

@@ -14,6 +14,7 @@ mod token;
 
 use std::{cell::RefCell, convert::Infallible, future::Future, io, rc::Rc, sync::Arc, time::Duration};
 
+use carillon_core::{rate::Rate, session::SessionLimits};
 use carillon_platform::{
     auth::{KeptKeys, Revocations, TokenIssuer, TokenRevoker, TokenVerifier},
     bus::Bus,
@@ -43,7 +44,8 @@ use crate::{
 };
 pub(crate) use rates::Rates;
 pub(crate) use request::{AT_ONCE as REQUESTS_AT_ONCE, REFERENCE, Request};
-use strangers::{Stranger, Strangers};
+pub(crate) use strangers::Stranger;
+use strangers::Strangers;
 pub(crate) use token::refused as token_refused;
 
 /// Added to a request of HTTP/1.1, whose answer has its socket for itself.
@@ -87,7 +89,7 @@ pub(crate) struct Front {
     revoker: Arc<dyn TokenRevoker>,
     revocations: Arc<Revocations>,
     bus: Arc<dyn Bus>,
-    strangers: Rc<Strangers>,
+    strangers: Arc<Strangers>,
     counters: Arc<Counters>,
     tracer: Tracer,
     pages: &'static [Page],
@@ -138,15 +140,26 @@ fn open_socketio(gateway: &Gateway, shard: &Rc<RefCell<Shard>>) -> Rc<engineio::
         ping_interval_ms: interval_ms,
         ping_timeout_ms: timeout_ms,
         max_payload: config.frame_bytes,
+        rate: packet_rate(&config.session),
         cors: engineio::Cors::Listed(config.origins.clone()),
     };
     let id = shard.borrow().id();
-    let door = SocketIoDoor::new(config, shard.clone(), gateway.verifier.clone());
+    let door = SocketIoDoor::new(config, shard.clone(), gateway.verifier.clone(), gateway.counters.clone());
     let elsewhere = engineio::Elsewhere::new(id, gateway.bus.clone(), Duration::from_millis(interval_ms + timeout_ms));
     let server = engineio::Server::new(id, transport, Some(elsewhere.clone()), door);
     tokio::task::spawn_local(server.clone().run());
     tokio::task::spawn_local(elsewhere.run(server.clone()));
     server
+}
+
+/// How fast a client's packets may come, whatever is in them. Twice what its frames may: so who speaks too fast hears so
+/// of the session, and this is for what no session sees.
+fn packet_rate(session: &SessionLimits) -> Rate {
+    let both = |frames: u32, joins: u32| frames.saturating_add(joins).saturating_mul(2);
+    Rate {
+        per_second: both(session.frames.per_second, session.joins.per_second),
+        burst: both(session.frames.burst, session.joins.burst),
+    }
 }
 
 /// Serves a socket until it becomes a connection of another kind, or ends.
@@ -156,7 +169,6 @@ pub(crate) fn spawn(front: Rc<Front>, stream: TcpStream) {
     if someone_went {
         front.counters.on_stranger_evicted();
     }
-    let stranger = Rc::new(stranger);
     tokio::task::spawn_local(sockets.track_future(async move {
         tokio::select! {
             () = serve(front, stream, stranger.clone()) => {}
@@ -165,7 +177,7 @@ pub(crate) fn spawn(front: Rc<Front>, stream: TcpStream) {
     }));
 }
 
-async fn serve(front: Rc<Front>, stream: TcpStream, stranger: Rc<Stranger>) {
+async fn serve(front: Rc<Front>, stream: TcpStream, stranger: Arc<Stranger>) {
     let patience = Duration::from_millis(front.config.handshake_ms);
     let begun = tokio::select! {
         begun = timeout(patience, begin(&front, stream)) => begun,
@@ -174,7 +186,7 @@ async fn serve(front: Rc<Front>, stream: TcpStream, stranger: Rc<Stranger>) {
     };
     // What goes wrong here goes wrong on the client's side of the socket, and it is told by hyper where it can be.
     match begun {
-        Ok(Ok((wire, true))) => serve_http2(front, wire, stranger).await,
+        Ok(Ok((wire, true))) => serve_http2(front, wire, stranger, patience).await,
         Ok(Ok((wire, false))) => serve_http1(front, wire, stranger, patience).await,
         Ok(Err(error)) => tracing::debug!(%error, "a client broke off before it asked for anything"),
         Err(_) => {}
@@ -196,12 +208,13 @@ async fn begin(front: &Front, stream: TcpStream) -> io::Result<(Wire, bool)> {
     }
 }
 
-async fn answer(front: &Rc<Front>, stranger: &Stranger, request: hyper::Request<Incoming>) -> Result<Reply, Infallible> {
-    let reply = router::answer(front, Upload::of(request), stranger).await;
-    if reply.status().is_success() {
-        stranger.is_known();
-    }
-    Ok(reply)
+/// Nothing but a good token makes a client known, whatever it is answered: it is seen where tokens are verified, for which the
+/// request carries the stranger, and on the Socket.IO client whose id the request names.
+async fn answer(front: &Rc<Front>, stranger: &Arc<Stranger>, request: hyper::Request<Incoming>) -> Result<Reply, Infallible> {
+    let _under_way = stranger.begin_request();
+    let mut request = Upload::of(request);
+    request.extensions_mut().insert(stranger.clone());
+    Ok(router::answer(front, request, stranger).await)
 }
 
 /// Looks at the first bytes without taking them, so that HTTP/1.1 is served as if nobody had looked.
@@ -217,26 +230,31 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn serve_http1(front: Rc<Front>, wire: Wire, stranger: Rc<Stranger>, patience: Duration) {
+async fn serve_http1(front: Rc<Front>, wire: Wire, stranger: Arc<Stranger>, patience: Duration) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new());
     builder.header_read_timeout(patience);
     builder.max_buf_size(HEAD_BYTES);
     let (draining, abort) = (front.draining.clone(), CancellationToken::new());
     let socket = Socket { abort: abort.clone() };
+    let asker = stranger.clone();
     let service = service_fn(move |mut request: hyper::Request<_>| {
-        let (front, stranger) = (front.clone(), stranger.clone());
+        let (front, stranger) = (front.clone(), asker.clone());
         request.extensions_mut().insert(socket.clone());
         async move { answer(&front, &stranger, request).await }
     });
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(wire), service).with_upgrades());
     let served = async {
         tokio::select! {
-            _ = connection.as_mut() => {}
-            () = draining.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
+            _ = connection.as_mut() => return,
+            () = draining.cancelled() => {}
+            () = stranger.overdue(patience) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            _ = connection => {}
+            // An answer that it does not read holds nothing up.
+            () = stranger.overdue(patience) => {}
         }
     };
     tokio::select! {
@@ -245,7 +263,7 @@ async fn serve_http1(front: Rc<Front>, wire: Wire, stranger: Rc<Stranger>, patie
     }
 }
 
-async fn serve_http2(front: Rc<Front>, wire: Wire, stranger: Rc<Stranger>) {
+async fn serve_http2(front: Rc<Front>, wire: Wire, stranger: Arc<Stranger>, patience: Duration) {
     let mut builder = http2::Builder::new(OnThisThread);
     builder.timer(TokioTimer::new());
     builder.max_header_list_size(HEAD_BYTES as u32);
@@ -255,17 +273,21 @@ async fn serve_http2(front: Rc<Front>, wire: Wire, stranger: Rc<Stranger>) {
     builder.keep_alive_interval(Duration::from_millis(front.config.heartbeat_interval_ms));
     builder.keep_alive_timeout(Duration::from_millis(front.config.heartbeat_timeout_ms));
     let draining = front.draining.clone();
+    let asker = stranger.clone();
     let service = service_fn(move |request| {
-        let (front, stranger) = (front.clone(), stranger.clone());
+        let (front, stranger) = (front.clone(), asker.clone());
         async move { answer(&front, &stranger, request).await }
     });
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(wire), service));
     tokio::select! {
-        _ = connection.as_mut() => {}
-        () = draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-        }
+        _ = connection.as_mut() => return,
+        () = draining.cancelled() => {}
+        () = stranger.overdue(patience) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = connection => {}
+        () = stranger.overdue(patience) => {}
     }
 }
 

@@ -20,7 +20,7 @@ use carillon_core::{
     Now,
     grants::Grants,
     rooms::{Conn, Doors, Publishing, Rooms},
-    session::{Act, Refusal, Scratch, Session},
+    session::{Act, Pace, Refusal, Scratch, Session},
 };
 use carillon_platform::{
     auth::{News, Revocations, TokenMark, TokenVerifier, VerifyError},
@@ -52,7 +52,7 @@ use crate::{
     counters::{Counters, Held, Tally},
     door::{DOORS, Door},
     events::{body::Pulled, retry_ms, stream::EventStream},
-    http::{self, Shared},
+    http::{self, Shared, Stranger},
     hub::Hub,
     publishes::Publishes,
     socketio::records::{Forgetting, Records},
@@ -222,6 +222,8 @@ pub(crate) struct Opening {
     pub(crate) client: Option<ClientId>,
     /// When it came.
     pub(crate) asked: Instant,
+    /// How fast it has spoken, where it was here before by the same transport.
+    pub(crate) pace: Option<Pace>,
 }
 
 /// A newer token that waits, and the `ref` of its answer.
@@ -309,7 +311,7 @@ impl Shard {
     pub(crate) fn on_connect(&mut self, wire: Wire, early: &[u8], opening: Opening) {
         let now = self.now();
         match self.admit(&opening) {
-            Err(why) => self.refuse(wire, why),
+            Err(why) => self.refuse(wire, why, None),
             Ok(user) => {
                 let door = Door::Native(NativeSocket::new(wire, early.to_vec(), now.mono_ms));
                 let conn = self.open(user, door, opening, now);
@@ -374,13 +376,16 @@ impl Shard {
     /// A connection begins: it becomes a member of its personal room, and is closed when that takes too long, or when its
     /// token ends. What else falls due for it is its door's.
     fn open(&mut self, user: UserId, door: Door, opening: Opening, now: Now) -> Conn {
-        let Opening { claims, client, asked } = opening;
+        let Opening { claims, client, asked, pace } = opening;
         let mark = TokenMark::of(&claims);
         let grants = Arc::new(Grants::new(user.clone(), claims.grants));
         let personal = grants.personal();
         let expires_at_ms = claims.exp.saturating_mul(1000);
         let client = client.unwrap_or_else(new_client);
-        let session = Session::new(client, grants, expires_at_ms, &self.config.session, now.mono_ms);
+        let mut session = Session::new(client, grants, expires_at_ms, &self.config.session, now.mono_ms);
+        if let Some(pace) = pace {
+            session.go_on_at(pace);
+        }
         let is_revoked = self.revocations.covers(user.as_str(), mark);
         self.tally.connections[door.index()] += 1;
         let conn = self.place(session, mark, claims.info.map(|info| info.get().into()), door);
@@ -459,11 +464,21 @@ impl Shard {
         Some(conn)
     }
 
-    /// A client that never becomes a connection: the upgrade is complete, so that it can be told why.
-    pub(crate) fn refuse(&mut self, wire: Wire, why: Close) {
+    /// A client that never becomes a connection: the upgrade is complete, so that it can be told why. A stranger may have to go
+    /// before it has heard it.
+    pub(crate) fn refuse(&mut self, wire: Wire, why: Close, stranger: Option<Arc<Stranger>>) {
         self.counters.on_close(why.code());
         let close = codec::close_frame(Some(why.code()), &why.reason());
-        tokio::task::spawn_local(self.goodbyes.track_future(say_goodbye(wire, Default::default(), close)));
+        let goodbye = say_goodbye(wire, Default::default(), close);
+        tokio::task::spawn_local(self.goodbyes.track_future(async move {
+            match stranger {
+                None => goodbye.await,
+                Some(stranger) => tokio::select! {
+                    () = goodbye => {}
+                    () = stranger.evicted() => {}
+                },
+            }
+        }));
     }
 
     pub(crate) fn connection(&mut self, conn: Conn) -> Option<&mut Connection> {
@@ -560,7 +575,7 @@ impl Shard {
             Act::History { permit, span, limit, reference } => rooms.history(conn, &permit, span, limit, reference, now, hub),
             Act::Presence { permit, reference } => rooms.presence(conn, &permit, reference, now),
             Act::Erase { permit, reference } => rooms.erase(conn, &permit, reference, now),
-            Act::Refresh { token, reference } => self.verify_again(conn, token.to_owned(), reference.map(Box::from)),
+            Act::Refresh { token, reference } => self.verify_again(conn, token, reference.map(Box::from)),
             Act::Pong { reference } => hub.frame(conn, &ServerFrame::Pong { reference }),
             Act::Refuse(Refusal { code, message, reference, room, retry_after_ms }) => {
                 hub.frame(conn, &error(code, &message, reference.as_deref(), room.as_ref(), retry_after_ms));
@@ -570,7 +585,13 @@ impl Shard {
     }
 
     /// One token of a connection after the other, since the answers say which one holds.
-    fn verify_again(&mut self, conn: Conn, token: String, reference: Option<Box<str>>) {
+    fn verify_again(&mut self, conn: Conn, token: &str, reference: Option<Box<str>>) {
+        // Before it is kept: what waits is bounded by this length.
+        if token.len() > self.config.token_bytes {
+            tracing::debug!("a token was longer than limits.token_bytes");
+            return self.hub.close(conn, Close::Unauthorized);
+        }
+        let token = token.to_owned();
         let Some(waiting) = self.refreshing.get_mut(&conn) else {
             self.refreshing.insert(conn, VecDeque::new());
             return self.begin_verify(conn, token, reference);
@@ -584,12 +605,8 @@ impl Shard {
 
     fn begin_verify(&mut self, conn: Conn, token: String, reference: Option<Box<str>>) {
         let (verifier, this) = (self.verifier.clone(), self.this.clone());
-        let too_long = token.len() > self.config.token_bytes;
         tokio::task::spawn_local(async move {
-            let verified = match too_long {
-                true => Err(VerifyError::Refused("longer than limits.token_bytes".into())),
-                false => verifier.verify(&token).await,
-            };
+            let verified = verifier.verify(&token).await;
             if let Some(shard) = this.upgrade() {
                 let mut shard = shard.borrow_mut();
                 shard.on_verified_again(conn, verified, reference.as_deref());
@@ -618,7 +635,6 @@ impl Shard {
         let is_revoked = self.revocations.covers(user.as_str(), mark);
         let grants = Arc::new(Grants::new(user, claims.grants));
         let expires_at = claims.exp.saturating_mul(1000);
-        let ended_ms = connection.session.expires_at_ms();
         if connection.session.on_refreshed(grants.clone(), expires_at).is_err() {
             return self.hub.close(conn, Close::Unauthorized);
         }
@@ -627,10 +643,7 @@ impl Shard {
             return self.hub.close(conn, Close::Unauthorized);
         }
         self.hub.frame(conn, &ServerFrame::Refreshed { reference, expires_at });
-        // One look is scheduled already, at the old end or before it.
-        if expires_at < ended_ms {
-            self.schedule_expiry(conn, expires_at, now);
-        }
+        self.schedule_expiry(conn, expires_at, now);
         let lost: Vec<_> = self.rooms.rooms_of(conn).filter(|room| grants.join((*room).clone()).is_none()).cloned().collect();
         for room in lost {
             self.rooms.expel(conn, &room, now, &mut self.hub);
@@ -660,7 +673,10 @@ impl Shard {
     fn schedule_expiry(&mut self, conn: Conn, expires_at_ms: u64, now: Now) {
         let left = expires_at_ms.saturating_add(self.config.leeway_ms).saturating_sub(now.unix_ms);
         // The wall clock may be set meanwhile, and a token may outlive its connection by years: looked at again before long.
-        self.wheel.schedule(now.mono_ms + left.min(EXPIRY_LOOK_MS), conn, Due::Expiry);
+        let at_ms = now.mono_ms + left.min(EXPIRY_LOOK_MS);
+        let Some(connection) = self.hub.get_mut(conn) else { return };
+        // One look at a time, at its end or before it, however often a client refreshes.
+        connection.look_slot = Some(self.wheel.schedule_one(connection.look_slot, at_ms, conn, Due::Expiry));
     }
 
     fn on_batch(&mut self, partition: PartitionId, batch: &Bytes) {
@@ -747,6 +763,8 @@ impl Shard {
             },
             Due::Record => self.on_record_due(conn),
             Due::Expiry => {
+                // This was it, or a step of the clock comes before it: then it finds nothing to do.
+                connection.look_slot = connection.look_slot.filter(|slot| *slot > Wheel::slot_of(now.mono_ms));
                 let expires_at_ms = connection.session.expires_at_ms();
                 if expires_at_ms.saturating_add(self.config.leeway_ms) <= now.unix_ms {
                     self.hub.close(conn, Close::TokenExpired);

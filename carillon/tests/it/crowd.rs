@@ -10,7 +10,9 @@ use tokio::{
 
 use crate::{
     client::{Client, Dial},
-    server::{PATIENCE, Server, Shape},
+    http::Call,
+    polling::Polling,
+    server::{Answer, PATIENCE, Server, Shape},
 };
 
 const THREE: &[(&str, &str)] = &[("limits.connections_per_user", "3")];
@@ -123,6 +125,93 @@ async fn slow_strangers_go_first() {
     for socket in &mut slow[1..] {
         socket.write_all(b"x: y\r\n").await.unwrap();
     }
+}
+
+/// Asks over a socket that stays, and reads the whole answer: its head.
+async fn asks(socket: &mut TcpStream, request: &str) -> String {
+    socket.write_all(format!("{request}\r\nhost: a\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&answer);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.to_ascii_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            if body.len() >= length.unwrap_or(0) {
+                return head.to_owned();
+            }
+        }
+        let read = timeout(PATIENCE, socket.read_buf(&mut answer)).await.expect("an answer in time").unwrap();
+        assert!(read > 0, "it broke off: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_but_a_token_makes_a_socket_known() {
+    let settings = [("limits.unauthenticated", "3"), ("gateway.shards", "1"), ("limits.handshake_ms", "20000")];
+    let server = Server::with(&settings).await;
+    let mut known = TcpStream::connect(server.listen).await.unwrap();
+    let asked = format!("GET /rooms/lobby/messages HTTP/1.1\r\nauthorization: Bearer {}", server.token("ada"));
+    assert!(asks(&mut known, &asked).await.starts_with("HTTP/1.1 200"));
+    // What everybody may have, and be it answered well, keeps nobody.
+    let mut strangers = Vec::new();
+    for request in ["GET /openapi.json", "OPTIONS /rooms/lobby/messages", "GET /socket.io/?EIO=4&transport=polling"] {
+        let mut socket = TcpStream::connect(server.listen).await.unwrap();
+        assert!(asks(&mut socket, &format!("{request} HTTP/1.1")).await.starts_with("HTTP/1.1 20"), "{request}");
+        strangers.push(socket);
+    }
+    for (gone, mut stranger) in (1..).zip(strangers) {
+        let mut newcomer = TcpStream::connect(server.listen).await.unwrap();
+        assert!(asks(&mut newcomer, &asked).await.starts_with("HTTP/1.1 200"));
+        let quiet = TcpStream::connect(server.listen).await.unwrap();
+        ends(&mut stranger).await;
+        server.until_metric("carillon_strangers_evicted_total", gone).await;
+        tokio::spawn(async move {
+            sleep(PATIENCE).await;
+            drop(quiet)
+        });
+    }
+    assert!(asks(&mut known, &asked).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn refused_upgrades_count_until_they_have_gone() {
+    let settings = [("limits.unauthenticated", "2"), ("gateway.shards", "1"), ("limits.handshake_ms", "20000")];
+    let server = Server::with(&settings).await;
+    let upgrade = "GET /ws HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
+    let mut refused = Vec::new();
+    for _ in 0..2 {
+        let mut socket = TcpStream::connect(server.listen).await.unwrap();
+        assert!(asks(&mut socket, upgrade).await.starts_with("HTTP/1.1 101"));
+        refused.push(socket);
+    }
+    server.connect("ada").await;
+    server.until_metric("carillon_strangers_evicted_total", 1).await;
+}
+
+#[tokio::test]
+async fn http2_without_a_token_ends() {
+    let server = Server::with(&[("limits.handshake_ms", "500")]).await;
+    let mut socket = TcpStream::connect(server.listen).await.unwrap();
+    // The preface and empty settings (RFC 9113, section 3.4), and then nothing.
+    socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    assert!(ends(&mut socket).await >= Duration::from_millis(400));
+}
+
+#[tokio::test]
+async fn slowest_socketio_guest_goes_first() {
+    let settings = [("limits.unauthenticated", "2"), ("gateway.shards", "1"), ("limits.handshake_ms", "20000")];
+    let server = Server::with(&settings).await;
+    let open = async || Call::new("GET", "/socket.io/?EIO=4&transport=polling").to(&server).await;
+    let guests = [open().await, open().await];
+    // Whoever says who it is gets in past them.
+    let (_ada, answer) = Polling::connect(&server, &format!(r#"{{"token":"{}"}}"#, server.token("ada"))).await;
+    assert!(answer.starts_with("40{"), "{answer}");
+    let lives = async |opened: &Answer| {
+        let open: serde_json::Value = serde_json::from_str(&opened.body[1..]).unwrap();
+        let path = format!("/socket.io/?EIO=4&transport=polling&sid={}", open["sid"].as_str().unwrap());
+        Call::new("POST", &path).header("content-type", "text/plain").body(b"6").to(&server).await.status == 200
+    };
+    assert!(!lives(&guests[0]).await && lives(&guests[1]).await);
 }
 
 #[tokio::test]

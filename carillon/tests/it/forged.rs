@@ -278,6 +278,27 @@ async fn logs_hold_no_token_and_no_payload() {
             Call::new("POST", "/revocations").token(token).json(&body).to(&server).await;
         }
     }
+    // Signed well, and of another shape than expected: what is told of it at every door must not be its own words.
+    let exp = now_s() + 60;
+    let odd = [
+        json!({ "sub": "ada", "exp": secret }),
+        json!({ "sub": "ada", "exp": exp, "grants": [{ "rooms": secret, "can": [] }] }),
+        json!({ "sub": { "name": secret }, "exp": exp }),
+        json!({ "sub": format!("\u{1}{secret}"), "exp": exp }),
+    ];
+    let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{secret}","typ":"JWT"}}"#));
+    let no_header = format!("{header}.{}", token.split_once('.').unwrap().1);
+    for odd in odd.iter().map(signed).chain([no_header]) {
+        assert_eq!(server.dial().token_asked(&odd).turned_away().await.0, 4001);
+        let said = Call::new("POST", "/rooms/lobby/messages").token(&odd).json(r#"{"payload":1}"#).to(&server).await;
+        assert_eq!((said.status, said.body.contains(secret)), (401, false));
+        assert_eq!(Listen::to(&server, "/events/ada").token(&odd).open().await.status, 401);
+        let (_, answer) = Polling::connect(&server, &json!({ "token": odd }).to_string()).await;
+        assert!(answer.starts_with("44"), "{answer}");
+        let mut refreshing = server.connect("carl").await;
+        refreshing.send(format!(r#"{{"type":"refresh","token":"{odd}"}}"#)).await;
+        assert_eq!(refreshing.closed().await.0, 4001);
+    }
     let mut eve = server.connect("eve").await;
     for bad in [secret.to_owned(), format!(r#"{{"type":"{secret}","room":"lobby"}}"#)] {
         eve.send(bad).await;

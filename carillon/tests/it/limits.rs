@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::{
 
 use crate::{
     client::Client,
+    polling::Polling,
     server::{ORIGIN, SECRET, Server, Shape},
 };
 
@@ -166,6 +167,52 @@ async fn steady_excess_closes() {
         assert!(started.elapsed() < Duration::from_secs(20), "still there");
     };
     assert_eq!(close, (4102, "rate_limited".to_owned()));
+    assert!(started.elapsed() >= Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn socketio_is_no_faster_for_connecting_again() {
+    let server = Server::bare(Shape::of_this_run(), SLOW).await;
+    let auth = format!(r#"{{"token":"{}"}}"#, server.token("ada"));
+    let (mut ada, answer) = Polling::connect(&server, &auth).await;
+    assert!(answer.starts_with("40{"), "{answer}");
+    let say = r#"["broadcast",{"room":"lobby","payload":1}]"#;
+    let (started, mut accepted) = (std::time::Instant::now(), 0);
+    for _ in 0..5 {
+        accepted += u64::from(!ada.ask(say).await.contains("rate_limited"));
+    }
+    assert_eq!(ada.post(&format!("41\u{1e}40{auth}")).await, 200);
+    let answer = loop {
+        match ada.next().await {
+            Some(packet) if packet.starts_with("40{") => break true,
+            // Not even a place for this was left.
+            None => break false,
+            Some(_) => {}
+        }
+    };
+    if answer {
+        for _ in 0..5 {
+            accepted += u64::from(!ada.ask(say).await.contains("rate_limited"));
+        }
+    }
+    // The burst, and one a second.
+    assert!(accepted <= 5 + started.elapsed().as_secs() + 1, "{accepted} in {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn packets_that_say_nothing_are_counted() {
+    let settings = [SLOW, &[("limits.rooms_per_connection", "1")]].concat();
+    let server = Server::bare(Shape::of_this_run(), &settings).await;
+    let auth = format!(r#"{{"token":"{}"}}"#, server.token("ada"));
+    let (ada, answer) = Polling::connect(&server, &auth).await;
+    assert!(answer.starts_with("40{"), "{answer}");
+    let started = std::time::Instant::now();
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
+    // Noops, which are free for whoever sends a few.
+    while ada.post("6").await == 200 {
+        pace.tick().await;
+        assert!(started.elapsed() < Duration::from_secs(20), "still there");
+    }
     assert!(started.elapsed() >= Duration::from_secs(10), "{:?}", started.elapsed());
 }
 

@@ -3,6 +3,7 @@
 use std::{convert::Infallible, rc::Rc};
 
 use bytes::Bytes;
+use carillon_core::rate::Rate;
 use carillon_gateway::{
     engineio::{Application, Config, Cors, Server},
     upload::Upload,
@@ -17,7 +18,13 @@ use tokio::{net::TcpListener, task::LocalSet};
 const LISTEN: &str = "127.0.0.1:3000";
 
 pub(crate) fn run(path: &'static str, app: impl Application) -> anyhow::Result<()> {
-    let config = Config { ping_interval_ms: 300, ping_timeout_ms: 200, max_payload: 1_000_000, cors: Cors::Any };
+    let config = Config {
+        ping_interval_ms: 300,
+        ping_timeout_ms: 200,
+        max_payload: 1_000_000,
+        rate: Rate { per_second: 100_000, burst: 100_000 },
+        cors: Cors::Any,
+    };
     let server = Server::new(GatewayId(uuid::Uuid::new_v4().into_bytes()), config, None, app);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, serve(path, server))

@@ -270,10 +270,9 @@ impl Elsewhere {
         let sid = Sid::parse(sid).filter(|sid| sid.owner() == self.me);
         let poster = (from, number);
         // Either may take its time: the GET until there is something to say, the POST until its body is here.
-        if let (Some(sid), Step::PostBegins | Step::Poll) = (sid, step)
-            && number > 0
-            && server.holds_known(sid)
-        {
+        let may_wait = number > 0 && matches!(step, Step::PostBegins | Step::Poll);
+        let was_known = may_wait && sid.is_some_and(|sid| server.holds_known(sid));
+        if was_known {
             self.tell(from, Item::Known(Known { number }));
         }
         if let (Some(sid), Step::PostBegins | Step::PostGone) = (sid, step) {
@@ -294,6 +293,9 @@ impl Elsewhere {
             let answer = server.step(sid, poster, step, body).await;
             if number > 0 {
                 this.served.borrow_mut().remove(&poster);
+                if step == Step::Poll && !was_known && server.holds_known(sid) {
+                    this.tell(from, Item::Known(Known { number }));
+                }
                 this.answer(from, number, answer);
             }
         });
@@ -381,7 +383,13 @@ impl KnownElsewhere {
         let mut work = std::pin::pin!(work);
         tokio::select! {
             biased;
-            done = &mut work => return done,
+            done = &mut work => {
+                // It may have become so while it waited; then that came before the answer.
+                if self.known.try_recv().is_ok() {
+                    on_known();
+                }
+                return done;
+            }
             Ok(()) = &mut self.known => on_known(),
         }
         work.await
@@ -421,6 +429,7 @@ impl Drop for Question {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use carillon_core::rate::Rate;
     use carillon_platform::bus::{BusError, InProcessBus, Subscription};
     use futures_util::future::BoxFuture;
     use tokio::task::LocalSet;
@@ -465,7 +474,13 @@ mod tests {
         holder: Rc<Server<Echo>>,
     }
 
-    const CONFIG: Config = Config { ping_interval_ms: 60_000, ping_timeout_ms: 60_000, max_payload: 4_000_000, cors: Cors::Any };
+    const CONFIG: Config = Config {
+        ping_interval_ms: 60_000,
+        ping_timeout_ms: 60_000,
+        max_payload: 4_000_000,
+        rate: Rate { per_second: 1000, burst: 1000 },
+        cors: Cors::Any,
+    };
 
     impl World {
         async fn new() -> Self {

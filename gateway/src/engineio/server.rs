@@ -9,8 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use carillon_core::rate::{Bucket, Excess, Rate};
 use carillon_platform::settings::Origins;
-use carillon_proto::{engineio::Step, ids::GatewayId};
+use carillon_proto::{codes::Close, engineio::Step, ids::GatewayId};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use tokio::sync::Notify;
@@ -80,6 +81,8 @@ pub struct Config {
     pub ping_timeout_ms: u64,
     /// The largest body of a POST, and the largest message on a WebSocket.
     pub max_payload: usize,
+    /// How fast packets may come, whatever they are. Who is faster for [`EXCESS_MS`](carillon_core::rate::EXCESS_MS) is let go.
+    pub rate: Rate,
     pub cors: Cors,
 }
 
@@ -106,6 +109,14 @@ struct Inner {
     poster: Cell<Option<Poster>>,
     ended: Rc<Ended>,
     scheduled_ms: Cell<u64>,
+    pace: Cell<Pace>,
+}
+
+/// How fast its packets came so far.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    bucket: Bucket,
+    excess: Excess,
 }
 
 impl Socket {
@@ -349,6 +360,7 @@ impl<A: Application> Server<A> {
             poster: Cell::new(None),
             ended: self.ended.clone(),
             scheduled_ms: Cell::new(u64::MAX),
+            pace: Cell::new(Pace { bucket: Bucket::full(self.config.rate, self.now_ms()), excess: Excess::default() }),
         }));
         let upgrades = if is_on_websocket { "" } else { "\"websocket\"" };
         let handshake = format!(
@@ -359,6 +371,16 @@ impl<A: Application> Server<A> {
         self.app.on_open(&socket);
         self.settle(&socket);
         socket
+    }
+
+    /// A packet came, of whatever kind. Most cost an answer, or nothing; but not for ever.
+    pub(super) fn count(&self, socket: &Socket) {
+        let (now_ms, mut pace) = (self.now_ms(), socket.0.pace.get());
+        let is_flood = pace.bucket.take(self.config.rate, now_ms).is_err() && pace.excess.on_refused(now_ms);
+        socket.0.pace.set(pace);
+        if is_flood {
+            socket.close(Some((Close::RateLimited.code(), Close::RateLimited.reason().into_owned())));
+        }
     }
 
     /// The socket of this id, as it is now: what was due for it has happened.
@@ -422,6 +444,7 @@ impl<A: Application> Server<A> {
     fn on_payload(&self, socket: &Socket, body: &[u8]) -> Result<(), Refused> {
         let body = std::str::from_utf8(body).map_err(|_| Refused::BadRequest)?;
         for part in parse_payload(body).map_err(|_| Refused::BadRequest)? {
+            self.count(socket);
             match part {
                 Part::Packet(packet) => {
                     let text = socket.peer().borrow_mut().on_packet(packet, self.now_ms());
@@ -445,8 +468,8 @@ impl<A: Application> Server<A> {
         socket.is_some_and(|socket| self.app.is_known(&socket))
     }
 
-    /// Answers an HTTP request, whatever it is. `on_known` is told, once and before the answer, which may take long, that the
-    /// request is one of a client that has shown who it is.
+    /// Answers an HTTP request, whatever it is. `on_known` is told, as soon as it is so, that the request is one of a client
+    /// that has shown who it is.
     pub async fn answer(self: &Rc<Self>, request: Request<Upload>, on_known: &dyn Fn()) -> Response<Bytes> {
         let Ok(cors) = self.cors(request.headers()) else { return Refused::Forbidden.response() };
         let mut response = if request.method() == Method::OPTIONS {
@@ -565,7 +588,14 @@ impl<A: Application> Server<A> {
                 self.poll(sid).await.map(text)
             }
             (Transport::Polling, Some(sid)) => match *request.method() {
-                Method::GET => self.poll(sid).await.map(text),
+                Method::GET => {
+                    let polled = self.poll(sid).await;
+                    // It may have shown meanwhile who it is.
+                    if self.holds_known(sid) {
+                        on_known();
+                    }
+                    polled.map(text)
+                }
                 Method::POST => {
                     let socket = self.begin_post(sid)?;
                     let posting = Posting { server: self, socket: Some(socket) };

@@ -139,6 +139,9 @@ impl<A: Application> Line<A> {
 
     /// False when nothing more is taken.
     fn on_event(&mut self, event: Event<'_>) -> bool {
+        if !self.is_probing {
+            self.server.count(&self.socket);
+        }
         match event {
             Event::Text(text) => match packet::parse(text) {
                 Ok(packet) if self.is_probing => self.on_probe_packet(packet),

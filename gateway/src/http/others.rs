@@ -13,7 +13,7 @@ use carillon_proto::{
     notice::{self, Notice, notice::Notice as Told},
 };
 use http::{
-    HeaderMap, Request, StatusCode,
+    Extensions, HeaderMap, Request, StatusCode,
     header::{self, HeaderValue},
 };
 use prost::Message as _;
@@ -95,7 +95,7 @@ fn to_ms(time: u64) -> u64 {
 
 /// `POST /users/{id}/disconnect`. Who is there now is told to go; a token that still holds opens the door again.
 pub(super) async fn disconnect(front: &Front, request: Request<Upload>, user: &str) -> Result<Reply, Problem> {
-    let _permit = who(front, request.headers()).await?;
+    let _permit = who(front, request.headers(), request.extensions()).await?;
     let user = UserId::parse(user).map_err(|error| Problem::new(ErrorCode::BadRequest, format!("the user's name {error}")))?;
     if front.revocations.is_cut_off() {
         return Err(not_now("the other gateways can't be told", "cut off"));
@@ -117,7 +117,7 @@ pub(super) async fn public_keys(front: &Front) -> Result<Reply, Problem> {
 /// Who asks, if that is one who may; and what for.
 async fn asked<T: DeserializeOwned>(front: &Front, request: Request<Upload>) -> Result<(MayActForOthers, T), Problem> {
     let (head, incoming) = request.into_parts();
-    let permit = who(front, &head.headers).await?;
+    let permit = who(front, &head.headers, &head.extensions).await?;
     let text = body::read(front, &head.headers, incoming).await?;
     let bad = |why: String| Problem::new(ErrorCode::BadRequest, why);
     let depth = front.config.session.json_depth;
@@ -130,8 +130,8 @@ async fn asked<T: DeserializeOwned>(front: &Front, request: Request<Upload>) -> 
         .map_err(|error| bad(format!("the body is not what is expected: {error}")))
 }
 
-async fn who(front: &Front, headers: &HeaderMap) -> Result<MayActForOthers, Problem> {
-    let claims = front.bearer(headers).await?;
+async fn who(front: &Front, headers: &HeaderMap, asked: &Extensions) -> Result<MayActForOthers, Problem> {
+    let claims = front.bearer(headers, asked).await?;
     request::admit(front, &claims)?;
     let user = UserId::parse(&claims.sub).map_err(|_| Problem::new(ErrorCode::Unauthorized, "no legal user"))?;
     let permit = Grants::new(user, claims.grants).act_for_others();

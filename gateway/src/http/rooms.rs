@@ -9,7 +9,7 @@ use carillon_proto::{
     frame::{BadFrame, ClientFrame, MAX_KEY_BYTES, parse_fields, parse_history},
     ids::{ClientId, RoomName},
 };
-use http::{HeaderMap, Request};
+use http::{Extensions, HeaderMap, Request};
 
 use super::{Front, Reply, body, reply::Problem, request};
 use crate::upload::Upload;
@@ -35,7 +35,7 @@ pub(super) async fn publish(front: &Rc<Front>, request: Request<Upload>, room: &
 
 async fn publish_within(front: &Rc<Front>, request: Request<Upload>, room: &str, parent: Parent) -> Result<Reply, Problem> {
     let (head, body) = request.into_parts();
-    let claims = who(front, &head.headers).await?;
+    let claims = who(front, &head.headers, &head.extensions).await?;
     let room = named(room)?;
     let client = client(&head.headers)?;
     let named_key = key(&head.headers)?;
@@ -81,14 +81,14 @@ async fn read(
     room: &str,
     frame: impl FnOnce(RoomName) -> Result<ClientFrame<'static>, BadFrame>,
 ) -> Result<Reply, Problem> {
-    let claims = who(front, request.headers()).await?;
+    let claims = who(front, request.headers(), request.extensions()).await?;
     let frame = frame(named(room)?).map_err(bad)?;
     request::ask(front, claims, None, Parent::Unsampled, frame).await
 }
 
 /// Who asks, if they may ask now.
-async fn who(front: &Front, headers: &HeaderMap) -> Result<Claims, Problem> {
-    let claims = front.bearer(headers).await?;
+async fn who(front: &Front, headers: &HeaderMap, asked: &Extensions) -> Result<Claims, Problem> {
+    let claims = front.bearer(headers, asked).await?;
     request::admit(front, &claims)?;
     Ok(claims)
 }

@@ -1,38 +1,43 @@
 //! Who asks: the token of a request, and what the verifier says of it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use carillon_platform::auth::VerifyError;
 use carillon_proto::{
     claims::Claims,
     codes::{Close, ErrorCode},
 };
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 
-use super::{Front, reply::Problem};
+use super::{Front, reply::Problem, strangers::Stranger};
 use crate::websocket::handshake::bearer;
 
 /// When to ask again, where nobody could tell what a token is worth.
 pub(super) const UNVERIFIED_RETRY_MS: u32 = 1000;
 
 impl Front {
-    /// What a token says, within the time of a handshake. `Err` is how a connection would be closed.
-    pub(crate) async fn verify(&self, token: Option<&str>) -> Result<Claims, Close> {
+    /// What a token says, within the time of a handshake; whoever asked is no stranger from then on. `Err` is how a connection
+    /// would be closed.
+    pub(crate) async fn verify(&self, token: Option<&str>, asked: &Extensions) -> Result<Claims, Close> {
         let token = token.filter(|token| token.len() <= self.config.token_bytes).ok_or(Close::Unauthorized)?;
         let patience = Duration::from_millis(self.config.handshake_ms);
         let verified = tokio::time::timeout(patience, self.verifier.verify(token)).await;
-        verified.map_err(|_| Close::Unavailable)?.map_err(|error| {
+        let claims = verified.map_err(|_| Close::Unavailable)?.map_err(|error| {
             tracing::debug!(%error, "a token was not accepted");
             match error {
                 VerifyError::Refused(_) => Close::Unauthorized,
                 VerifyError::Unavailable(_) => Close::Unavailable,
             }
-        })
+        })?;
+        if let Some(stranger) = asked.get::<Arc<Stranger>>() {
+            stranger.is_known();
+        }
+        Ok(claims)
     }
 
     /// The claims of a request's bearer token (RFC 6750, section 2.1).
-    pub(crate) async fn bearer(&self, headers: &HeaderMap) -> Result<Claims, Problem> {
-        self.verify(bearer(headers).as_deref()).await.map_err(refused)
+    pub(crate) async fn bearer(&self, headers: &HeaderMap, asked: &Extensions) -> Result<Claims, Problem> {
+        self.verify(bearer(headers).as_deref(), asked).await.map_err(refused)
     }
 }
 

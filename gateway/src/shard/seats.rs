@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use carillon_core::{
     rooms::Conn,
-    session::{Act, Scratch},
+    session::{Act, Pace, Scratch},
 };
 use carillon_platform::kv::{KvError, Revision};
 use carillon_proto::{
@@ -101,12 +101,18 @@ impl Shard {
         self.want_flush();
     }
 
-    /// A client left by its own wish: it will not return.
-    pub(crate) fn on_seat_left(&mut self, number: u64) {
-        if let Some(conn) = self.seats.get(&number).copied() {
-            self.forget_record(conn);
-            self.drop_connection(conn);
-        }
+    /// A client left by its own wish: it will not return. How fast it has spoken counts when it begins anew.
+    pub(crate) fn on_seat_left(&mut self, number: u64) -> Option<Pace> {
+        let conn = self.seats.get(&number).copied()?;
+        let pace = self.hub.get(conn)?.session.pace();
+        self.forget_record(conn);
+        self.drop_connection(conn);
+        Some(pace)
+    }
+
+    /// Takes a frame's worth for a CONNECT that is not the first one of its transport; false if there is none.
+    pub(crate) fn may_connect_again(&self, pace: &mut Pace) -> bool {
+        pace.begin_again(&self.config.session, self.now().mono_ms)
     }
 
     /// A client's transport is gone.

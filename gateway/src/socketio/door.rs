@@ -2,14 +2,15 @@
 //! who was here before; from then on a client is the shard's.
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use carillon_core::session::Pace;
 use carillon_platform::auth::{TokenVerifier, VerifyError};
 use carillon_proto::{claims::Claims, codes::Close, ids::ClientId};
 
@@ -19,6 +20,7 @@ use super::{
     records::Records,
 };
 use crate::{
+    Counters,
     config::Config,
     engineio::{Application, Socket, peer::Over},
     shard::{Opening, Returning, Shard},
@@ -34,14 +36,43 @@ pub(crate) struct SocketIoDoor {
     records: Rc<Records>,
     token_bytes: usize,
     handshake: Duration,
-    guests: Rc<RefCell<HashMap<u64, Guest>>>,
-    strangers: Rc<Cell<usize>>,
-    /// Clients that may be here without a good token, each for [`Config::handshake_ms`].
+    guests: Rc<RefCell<Guests>>,
+    /// Clients that may be here without a good token, each for [`Config::handshake_ms`]. When there are more, the one that has
+    /// taken the longest has to go.
     most_strangers: usize,
+    counters: Arc<Counters>,
+}
+
+/// All clients, by the number of their transport.
+#[derive(Default)]
+struct Guests {
+    by_number: HashMap<u64, Guest>,
+    /// Those that nobody knows yet; the lowest number came first.
+    strangers: BTreeSet<u64>,
+}
+
+impl Guests {
+    fn set_known(&mut self, number: u64, is_known: bool) {
+        let Some(guest) = self.by_number.get_mut(&number) else { return };
+        guest.is_known = is_known;
+        if is_known {
+            self.strangers.remove(&number);
+        } else {
+            self.strangers.insert(number);
+        }
+    }
+
+    fn remove(&mut self, number: u64) {
+        self.by_number.remove(&number);
+        self.strangers.remove(&number);
+    }
 }
 
 struct Guest {
+    socket: Socket,
     client: Client,
+    /// How fast it has spoken, once it has left a connection behind.
+    pace: Option<Pace>,
     /// Since when it may say who it is: since it came, or since it left by DISCONNECT.
     awaited: Instant,
     /// Counts the times that it may; what was due for an earlier one is not for this one.
@@ -78,7 +109,12 @@ enum Next {
 }
 
 impl SocketIoDoor {
-    pub(crate) fn new(config: &Config, shard: Rc<RefCell<Shard>>, verifier: Arc<dyn TokenVerifier>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        shard: Rc<RefCell<Shard>>,
+        verifier: Arc<dyn TokenVerifier>,
+        counters: Arc<Counters>,
+    ) -> Self {
         let records = shard.borrow().records();
         Self {
             shard,
@@ -87,15 +123,15 @@ impl SocketIoDoor {
             token_bytes: config.token_bytes,
             handshake: Duration::from_millis(config.handshake_ms),
             guests: Rc::default(),
-            strangers: Rc::default(),
             most_strangers: config.unauthenticated,
+            counters,
         }
     }
 
     fn on_message(&self, socket: &Socket, arrive: impl FnOnce(&mut Client, &Shared<'_>) -> Result<Next, Malformed>) {
         let next = {
             let mut guests = self.guests.borrow_mut();
-            let Some(guest) = guests.get_mut(&socket.number()) else { return };
+            let Some(guest) = guests.by_number.get_mut(&socket.number()) else { return };
             arrive(&mut guest.client, &Shared { shard: &self.shard, number: socket.number() })
         };
         match next {
@@ -105,8 +141,11 @@ impl SocketIoDoor {
                 self.refuse(socket, &namespace, "Invalid namespace");
             }
             Ok(Next::Leave) => {
-                self.shard.borrow_mut().on_seat_left(socket.number());
-                self.set_known(socket.number(), false);
+                let pace = self.shard.borrow_mut().on_seat_left(socket.number());
+                if let Some(guest) = self.guests.borrow_mut().by_number.get_mut(&socket.number()) {
+                    guest.pace = pace.or(guest.pace);
+                }
+                self.come(socket.number());
                 self.await_connect(socket);
             }
             Ok(Next::Close) => {}
@@ -126,10 +165,17 @@ impl SocketIoDoor {
     fn connect(&self, socket: &Socket, auth: &str) {
         // What has other types than expected says nothing.
         let auth: Auth = serde_json::from_str(auth).map(Auth::of).unwrap_or_default();
-        let asked = self.guests.borrow().get(&socket.number()).map_or_else(Instant::now, |guest| guest.awaited);
+        let (asked, mut pace) = {
+            let guests = self.guests.borrow();
+            let Some(guest) = guests.by_number.get(&socket.number()) else { return };
+            (guest.awaited, guest.pace)
+        };
+        if pace.as_mut().is_some_and(|pace| !self.shard.borrow().may_connect_again(pace)) {
+            return socket.close(Some((Close::RateLimited.code(), Close::RateLimited.reason().into_owned())));
+        }
         let (socket, shard, records, verifier) =
             (socket.clone(), self.shard.clone(), self.records.clone(), self.verifier.clone());
-        let (guests, strangers) = (self.guests.clone(), self.strangers.clone());
+        let guests = self.guests.clone();
         let (patience, token_bytes) = (self.handshake, self.token_bytes);
         tokio::task::spawn_local(async move {
             let admitted = tokio::time::timeout(patience, async {
@@ -152,21 +198,19 @@ impl SocketIoDoor {
                 Ok((claims, returning))
             });
             let admitted = admitted.await.unwrap_or(Err(Close::Unavailable));
-            if !guests.borrow().contains_key(&socket.number()) {
+            if !guests.borrow().by_number.contains_key(&socket.number()) {
                 return;
             }
             let client = auth.client.and_then(|client| ClientId::parse(&client).ok());
             let admitted = admitted.and_then(|(claims, returning)| {
-                shard.borrow_mut().on_seat(socket.clone(), Opening { claims, client, asked }, returning)
+                shard.borrow_mut().on_seat(socket.clone(), Opening { claims, client, asked, pace }, returning)
             });
             match admitted {
                 Ok(()) => {
                     let mut guests = guests.borrow_mut();
-                    let Some(guest) = guests.get_mut(&socket.number()) else { return };
+                    let Some(guest) = guests.by_number.get_mut(&socket.number()) else { return };
                     guest.client.accept("/");
-                    if !std::mem::replace(&mut guest.is_known, true) {
-                        strangers.set(strangers.get() - 1);
-                    }
+                    guests.set_known(socket.number(), true);
                 }
                 Err(Close::Unauthorized) => refuse(&guests, &socket, "/", "Authentication failed"),
                 Err(why) => socket.close(Some((why.code(), why.reason().into_owned()))),
@@ -174,12 +218,18 @@ impl SocketIoDoor {
         });
     }
 
-    fn set_known(&self, number: u64, is_known: bool) {
-        if let Some(guest) = self.guests.borrow_mut().get_mut(&number)
-            && std::mem::replace(&mut guest.is_known, is_known) != is_known
-        {
-            let change = if is_known { self.strangers.get() - 1 } else { self.strangers.get() + 1 };
-            self.strangers.set(change);
+    /// One more that nobody knows; the oldest goes where they are too many.
+    fn come(&self, number: u64) {
+        let oldest = {
+            let mut guests = self.guests.borrow_mut();
+            let is_full = guests.strangers.len() >= self.most_strangers;
+            let oldest = if is_full { guests.strangers.pop_first() } else { None };
+            guests.set_known(number, false);
+            oldest.and_then(|oldest| guests.by_number.get(&oldest)).map(|guest| guest.socket.clone())
+        };
+        if let Some(oldest) = oldest {
+            self.counters.on_stranger_evicted();
+            oldest.close(None);
         }
     }
 
@@ -188,14 +238,14 @@ impl SocketIoDoor {
         let (guests, socket, patience) = (self.guests.clone(), socket.clone(), self.handshake);
         let waits = {
             let mut guests = guests.borrow_mut();
-            let Some(guest) = guests.get_mut(&socket.number()) else { return };
+            let Some(guest) = guests.by_number.get_mut(&socket.number()) else { return };
             guest.awaited = Instant::now();
             guest.waits += 1;
             guest.waits
         };
         tokio::task::spawn_local(async move {
             tokio::time::sleep(patience).await;
-            if guests.borrow().get(&socket.number()).is_some_and(|guest| !guest.is_known && guest.waits == waits) {
+            if guests.borrow().by_number.get(&socket.number()).is_some_and(|guest| !guest.is_known && guest.waits == waits) {
                 socket.close(None);
             }
         });
@@ -224,9 +274,9 @@ fn next(shared: &Shared<'_>, arrived: Arrived<'_>) -> Result<Next, Malformed> {
     })
 }
 
-fn refuse(guests: &RefCell<HashMap<u64, Guest>>, socket: &Socket, namespace: &str, message: &str) {
+fn refuse(guests: &RefCell<Guests>, socket: &Socket, namespace: &str, message: &str) {
     let mut guests = guests.borrow_mut();
-    let Some(guest) = guests.get_mut(&socket.number()) else { return };
+    let Some(guest) = guests.by_number.get_mut(&socket.number()) else { return };
     guest.client.refuse(namespace);
     guest.attempts += 1;
     socket.send(packet::connect_error(namespace, message).into(), Bytes::new());
@@ -253,17 +303,18 @@ fn is_pid(pid: &str) -> bool {
 
 impl Application for SocketIoDoor {
     fn admits(&self) -> bool {
-        self.strangers.get() < self.most_strangers && self.shard.borrow().has_room()
+        self.shard.borrow().has_room()
     }
 
     fn is_known(&self, socket: &Socket) -> bool {
-        self.guests.borrow().get(&socket.number()).is_some_and(|guest| guest.is_known)
+        self.guests.borrow().by_number.get(&socket.number()).is_some_and(|guest| guest.is_known)
     }
 
     fn on_open(&self, socket: &Socket) {
-        let guest = Guest { client: Client::default(), awaited: Instant::now(), waits: 0, attempts: 0, is_known: false };
-        self.guests.borrow_mut().insert(socket.number(), guest);
-        self.strangers.set(self.strangers.get() + 1);
+        let (client, awaited) = (Client::default(), Instant::now());
+        let guest = Guest { socket: socket.clone(), client, pace: None, awaited, waits: 0, attempts: 0, is_known: false };
+        self.guests.borrow_mut().by_number.insert(socket.number(), guest);
+        self.come(socket.number());
         self.await_connect(socket);
     }
 
@@ -280,9 +331,7 @@ impl Application for SocketIoDoor {
     }
 
     fn on_close(&self, socket: &Socket, _why: Over) {
-        if self.guests.borrow_mut().remove(&socket.number()).is_some_and(|guest| !guest.is_known) {
-            self.strangers.set(self.strangers.get() - 1);
-        }
+        self.guests.borrow_mut().remove(socket.number());
         self.shard.borrow_mut().on_seat_gone(socket.number());
     }
 }

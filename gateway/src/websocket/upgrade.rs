@@ -1,7 +1,7 @@
 //! From a request to a native connection. A client without a good token is let in as well, and told at once by a close
 //! frame: a browser shows a page nothing of an HTTP error.
 
-use std::{rc::Rc, time::Instant};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use carillon_proto::codes::ErrorCode;
 use http::{
@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use super::handshake::{self, Asked, Refused};
 use crate::{
     http::{
-        Front, Reply, cors,
+        Front, Reply, Stranger, cors,
         reply::{Problem, empty},
     },
     shard::Opening,
@@ -36,7 +36,8 @@ pub(crate) async fn open(front: &Rc<Front>, mut request: Request<Upload>) -> Rep
         return cors::not_listed().into_reply();
     }
     let Asked { accept, offers_subprotocol, token, client } = asked;
-    let verified = front.verify(token.as_deref()).await;
+    let verified = front.verify(token.as_deref(), request.extensions()).await;
+    let stranger = request.extensions().get::<Arc<Stranger>>().cloned();
     let upgrade = hyper::upgrade::on(&mut request);
     let shard = front.shard.clone();
     tokio::task::spawn_local(async move {
@@ -48,8 +49,9 @@ pub(crate) async fn open(front: &Rc<Front>, mut request: Request<Upload>) -> Rep
         let mut shard = shard.borrow_mut();
         let wire = io.into_inner();
         match verified {
-            Ok(claims) => shard.on_connect(wire, &read_buf, Opening { claims, client, asked: came }),
-            Err(why) => shard.refuse(wire, why),
+            Ok(claims) => shard.on_connect(wire, &read_buf, Opening { claims, client, asked: came, pace: None }),
+            // One that is told off counts until it has gone.
+            Err(why) => shard.refuse(wire, why, stranger),
         }
     });
     let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
