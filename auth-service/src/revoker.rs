@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     fmt::Write as _,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -24,10 +24,7 @@ use carillon_proto::{
 use futures_util::future::BoxFuture;
 use prost::Message as _;
 use sha2::{Digest, Sha256};
-use tokio::{
-    sync::OnceCell,
-    time::{sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::authority::now_ms;
 
@@ -36,6 +33,12 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// How often the bucket is looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
+
+/// How often the bucket is looked at, so that one that NATS has lost is there again before long.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What is asked for then. No entry has this key.
+const NO_KEY: &str = "-";
 
 /// How long a revocation stays after its last token has ended: longer than any two clocks of a deployment differ.
 const KEPT_AFTER_MS: u64 = 3_600_000;
@@ -47,7 +50,8 @@ const MOST: usize = 500_000;
 /// Writes revocations.
 pub struct Revoker {
     buckets: Arc<dyn Buckets>,
-    kv: OnceCell<Arc<dyn Kv>>,
+    /// As long as it does what it is asked: one that was lost is made anew.
+    kv: Mutex<Option<Arc<dyn Kv>>>,
     bus: Arc<dyn Bus>,
     /// How long a token that is alive now may still live, leeway on both sides included; none: nobody knows.
     longest_ms: Option<u64>,
@@ -61,7 +65,7 @@ impl Revoker {
         let longest_s = settings.jwt.max_ttl_s.map(|longest_s| longest_s + 2 * settings.jwt.leeway_s);
         Self {
             buckets,
-            kv: OnceCell::new(),
+            kv: Mutex::default(),
             bus,
             longest_ms: longest_s.map(|longest_s| longest_s * 1000),
             token_bytes: settings.limits.token_bytes,
@@ -81,9 +85,10 @@ impl Revoker {
             kv.put(&key, revocation.encode_to_vec().into()).await
         };
         let stored = timeout(PATIENCE, stored).await;
-        stored
-            .unwrap_or_else(|_| Err(KvError::Unavailable("no answer in time".to_owned())))
-            .map_err(|error| RevokeError::Unavailable(error.to_string()))?;
+        stored.unwrap_or_else(|_| Err(KvError::Unavailable("no answer in time".to_owned()))).map_err(|error| {
+            self.forget_kv();
+            RevokeError::Unavailable(error.to_string())
+        })?;
         self.kept.fetch_add(1, Relaxed);
         let notice = Notice { version: notice::VERSION, notice: Some(Told::Revoked(revocation)) };
         self.bus.publish(notice::SUBJECT, notice.encode_to_vec().into());
@@ -111,17 +116,44 @@ impl Revoker {
         Ok((key, Revocation { version: notice::VERSION, tokens: Some(tokens), until_ms }))
     }
 
-    async fn kv(&self) -> Result<&Arc<dyn Kv>, KvError> {
-        self.kv.get_or_try_init(|| self.buckets.open(REVOCATIONS)).await
+    /// The bucket, which is made where there is none: gateways wait for it, and only read.
+    async fn kv(&self) -> Result<Arc<dyn Kv>, KvError> {
+        if let Some(kv) = self.opened().clone() {
+            return Ok(kv);
+        }
+        let kv = self.buckets.open(REVOCATIONS).await?;
+        *self.opened() = Some(kv.clone());
+        Ok(kv)
     }
 
-    /// Takes out, now and then, what covers no living token any more. Never ends.
+    fn opened(&self) -> MutexGuard<'_, Option<Arc<dyn Kv>>> {
+        self.kv.lock().expect("nobody panics while it is held")
+    }
+
+    fn forget_kv(&self) {
+        *self.opened() = None;
+    }
+
+    /// Takes out, now and then, what covers no living token any more, and sees that the bucket is there. Never ends.
     pub async fn sweep(self: Arc<Self>) {
         loop {
-            if let Err(error) = self.sweep_at(now_ms()).await {
-                tracing::debug!(%error, "the revocations can't be looked through now");
+            match self.sweep_at(now_ms()).await {
+                Ok(()) => self.while_there(SWEEP_EVERY).await,
+                Err(error) => tracing::debug!(%error, "the revocations can't be looked through now"),
             }
-            sleep(SWEEP_EVERY).await;
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Returns after so long, or when the bucket can't be read any more.
+    async fn while_there(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            sleep(LOOK_EVERY).await;
+            let looked = async { self.kv().await?.get(NO_KEY).await };
+            if looked.await.is_err() {
+                return self.forget_kv();
+            }
         }
     }
 
@@ -131,7 +163,7 @@ impl Revoker {
     /// If the bucket can't be read or written.
     pub async fn sweep_at(&self, now_ms: u64) -> Result<(), KvError> {
         let kv = self.kv().await?;
-        let listed = kv.list().await?;
+        let listed = kv.list().await.inspect_err(|_| self.forget_kv())?;
         let all = listed.len();
         let known: Vec<(String, Revocation)> =
             listed.into_iter().filter_map(|(key, entry)| Some((key, Revocation::decode(entry.value).ok()?))).collect();

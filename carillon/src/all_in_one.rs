@@ -4,6 +4,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     sync::Arc,
+    time::Duration,
 };
 
 use carillon_auth::{Authority, Revoker, dev_key};
@@ -101,8 +102,9 @@ impl AllInOne {
         let fanout =
             Fanout::new(settings, self.log.clone(), bus.clone(), buckets.clone()).sole().traced(telemetry.tracer.clone());
         let revocations = Arc::new(Revocations::default());
+        let read_again = Duration::from_millis(settings.gateway.revocations_read_ms);
         let revoker = Arc::new(Revoker::new(settings, buckets.clone(), bus.clone()));
-        tokio::spawn(revocations.clone().keep(bus.clone(), buckets.clone()));
+        tokio::spawn(revocations.clone().keep(bus.clone(), buckets.clone(), read_again));
         tokio::spawn(revoker.clone().sweep());
         let keys = self.authority.clone();
         let admin = self.process.serve_admin(|admin| {

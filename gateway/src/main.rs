@@ -1,7 +1,7 @@
 //! The gateway as a process of its own. It is up before NATS and the auth service are, and tells its clients
 //! `unavailable` until then.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use carillon_gateway::{Config, Counters, Gateway, Tls};
 use carillon_platform::{
@@ -27,13 +27,14 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let listen = service::local_address(&listener)?;
     let counters = Arc::new(Counters::default());
     let revocations = Arc::new(Revocations::default());
+    let read_again = Duration::from_millis(settings.gateway.revocations_read_ms);
     let (mut withdrawals, cache) = (revocations.key_withdrawals(), verifier.clone());
     tokio::spawn(async move {
         while withdrawals.changed().await.is_ok() {
             cache.forget_all();
         }
     });
-    tokio::spawn(revocations.clone().keep(nats.bus.clone(), nats.buckets.clone()));
+    tokio::spawn(revocations.clone().keep(nats.bus.clone(), nats.buckets.clone(), read_again));
     let admin = process.serve_admin(|admin| {
         admin
             .figures(counters.clone())

@@ -25,6 +25,10 @@ pub type Revision = u64;
 pub trait Buckets: Send + Sync + 'static {
     /// Finds the bucket or makes it, and brings it up to these options. Over NATS it waits for the first connection.
     fn open(&self, bucket: Bucket) -> BoxFuture<'_, Result<std::sync::Arc<dyn Kv>, KvError>>;
+
+    /// Finds a bucket that is another process's to make, and changes nothing of it; [`KvError::Unavailable`] while there is none.
+    /// Over NATS it waits for the first connection.
+    fn find(&self, bucket: Bucket) -> BoxFuture<'_, Result<std::sync::Arc<dyn Kv>, KvError>>;
 }
 
 /// A bucket's options.

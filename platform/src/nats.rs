@@ -161,6 +161,11 @@ impl Nats {
         }
         // A server that offers no TLS is not talked to where TLS was asked for.
         options = options.require_tls(settings.ca.is_some() || url.as_str().contains("tls://"));
+        let user = match &login {
+            Some(Login::User(user, _)) => user,
+            _ => name,
+        };
+        options = options.custom_inbox_prefix(inbox_prefix(user));
         options = match login {
             Some(Login::User(user, password)) => options.user_and_password(user, password),
             Some(Login::Token(token)) => options.token(token),
@@ -273,6 +278,13 @@ fn without_login(address: &str) -> String {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
         _ => address.to_owned(),
     }
+}
+
+/// Where answers come to: an inbox for each login, so that none may be let read what others are answered.
+fn inbox_prefix(user: &str) -> String {
+    // What else NATS takes for a name means something in subjects.
+    let one_token = |byte: u8| if byte.is_ascii_alphanumeric() || byte == b'-' { char::from(byte) } else { '_' };
+    format!("_INBOX.{}", user.bytes().map(one_token).collect::<String>())
 }
 
 /// The first attempt comes at once; then 20, 40, 80, … ms.

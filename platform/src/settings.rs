@@ -298,6 +298,9 @@ settings! {
     Gateway {
         /// Threads that connections are spread over; 0 is one per core.
         shards: usize = 0, count(0..=1024), "gateway, all-in-one";
+        /// How often the revocations are read for what no notice has told, milliseconds. Notices come at once; this is how late one
+        /// is that was lost.
+        revocations_read_ms: u64 = 5000, count(10..=HOUR_MS), "gateway, all-in-one";
     }
     sections {}
 }

@@ -37,9 +37,6 @@ use crate::{
 /// Where revocations are kept.
 pub const REVOCATIONS: Bucket = Bucket::new("revocations");
 
-/// How often the bucket is read for what no notice told.
-const READ_AGAIN: Duration = Duration::from_secs(5);
-
 /// So many reads of what is new, then one of all: a bucket that was lost and made anew counts its writes from the start.
 const READS_BETWEEN_WHOLE: u32 = 12;
 
@@ -125,10 +122,11 @@ impl Revocations {
         let _ = self.is_known.subscribe().wait_for(|is_known| *is_known).await;
     }
 
-    /// Keeps the set; never ends. A bucket that can't be read is tried again, and what is known holds meanwhile.
-    pub async fn keep(self: Arc<Self>, bus: Arc<dyn Bus>, buckets: Arc<dyn Buckets>) {
+    /// Keeps the set; never ends. The bucket is read this often for what no notice has told. One that can't be read, or that the
+    /// auth service has not made yet, is tried again, and what is known holds meanwhile.
+    pub async fn keep(self: Arc<Self>, bus: Arc<dyn Bus>, buckets: Arc<dyn Buckets>, read_again: Duration) {
         let listening = self.clone();
-        tokio::join!(listening.listen(&*bus), self.read(&*buckets));
+        tokio::join!(listening.listen(&*bus), self.read(&*buckets, read_again));
     }
 
     async fn listen(&self, bus: &dyn Bus) {
@@ -170,9 +168,9 @@ impl Revocations {
         }
     }
 
-    async fn read(&self, buckets: &dyn Buckets) {
+    async fn read(&self, buckets: &dyn Buckets, read_again: Duration) {
         let kv = loop {
-            match buckets.open(REVOCATIONS).await {
+            match buckets.find(REVOCATIONS).await {
                 Ok(kv) => break kv,
                 Err(error) => self.on_cut_off(&error),
             }
@@ -184,7 +182,7 @@ impl Revocations {
             match self.read_after(&*kv, after).await {
                 Ok(newest) => {
                     (seen, reads) = (newest.unwrap_or(after), reads + 1);
-                    sleep(READ_AGAIN).await;
+                    sleep(read_again).await;
                 }
                 Err(error) => {
                     self.on_cut_off(&error);
@@ -261,6 +259,8 @@ mod tests {
     use super::*;
     use crate::{bus::InProcessBus, kv::EmbeddedBuckets, log::EmbeddedLog};
 
+    const NEVER: Duration = Duration::from_secs(1_000_000);
+
     struct World {
         _folder: tempfile::TempDir,
         bus: Arc<InProcessBus>,
@@ -276,9 +276,10 @@ mod tests {
             Self { _folder: folder, bus: Arc::new(InProcessBus::new()), buckets, kv }
         }
 
-        fn start(&self) -> Arc<Revocations> {
+        /// Reads again after so long.
+        fn start(&self, read_again: Duration) -> Arc<Revocations> {
             let revocations = Arc::new(Revocations::default());
-            tokio::spawn(revocations.clone().keep(self.bus.clone(), self.buckets.clone()));
+            tokio::spawn(revocations.clone().keep(self.bus.clone(), self.buckets.clone(), read_again));
             revocations
         }
     }
@@ -302,7 +303,7 @@ mod tests {
         let world = World::new().await;
         world.kv.put("a", revocation("a").encode_to_vec().into()).await.unwrap();
         world.kv.put("odd", "\u{0}garbage".into()).await.unwrap();
-        let revocations = world.start();
+        let revocations = world.start(NEVER);
         revocations.wait_until_known().await;
         assert_eq!(revocations.check(&claims("a")), Err(VerifyError::Refused("revoked".to_owned())));
         assert_eq!(revocations.check(&claims("b")), Ok(()));
@@ -311,7 +312,7 @@ mod tests {
     #[tokio::test]
     async fn notice_is_news_once() {
         let world = World::new().await;
-        let revocations = world.start();
+        let revocations = world.start(NEVER);
         revocations.wait_until_known().await;
         let (mut news, mut withdrawals) = (revocations.news(), revocations.key_withdrawals());
         let told = |told| Notice { version: notice::VERSION, notice: Some(told) }.encode_to_vec();
@@ -331,7 +332,7 @@ mod tests {
     #[tokio::test]
     async fn lost_notice_is_a_late_one() {
         let world = World::new().await;
-        let revocations = world.start();
+        let revocations = world.start(Duration::from_millis(50));
         revocations.wait_until_known().await;
         let mut news = revocations.news();
         world.kv.put("a", revocation("a").encode_to_vec().into()).await.unwrap();

@@ -61,11 +61,27 @@ impl Buckets for NatsBuckets {
             let context = jetstream::new(nats.client().clone());
             let ensured = ensure(&context, bucket, self.replicas);
             nats.while_up(ensured).await.unwrap_or_else(|away| Err(unavailable(away)))?;
-            let stream = context.get_stream_no_info(stream(bucket)).await.map_err(unavailable)?;
-            Ok(Arc::new(NatsKv { nats, context, stream, bucket }) as Arc<dyn Kv>)
+            there(nats, context, bucket).await
         }
         .boxed()
     }
+
+    fn find(&self, bucket: Bucket) -> BoxFuture<'_, Result<Arc<dyn Kv>, KvError>> {
+        async move {
+            let nats = self.nats.wait().await.clone();
+            let context = jetstream::new(nats.client().clone());
+            let looked = async { context.get_stream(stream(bucket)).await.map(drop).map_err(unavailable) };
+            nats.while_up(looked).await.unwrap_or_else(|away| Err(unavailable(away)))?;
+            there(nats, context, bucket).await
+        }
+        .boxed()
+    }
+}
+
+/// A bucket that is there, without another look.
+async fn there(nats: Nats, context: jetstream::Context, bucket: Bucket) -> Result<Arc<dyn Kv>, KvError> {
+    let stream = context.get_stream_no_info(stream(bucket)).await.map_err(unavailable)?;
+    Ok(Arc::new(NatsKv { nats, context, stream, bucket }))
 }
 
 fn stream(bucket: Bucket) -> String {

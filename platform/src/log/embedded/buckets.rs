@@ -41,6 +41,11 @@ impl Buckets for EmbeddedBuckets {
         let kv: Arc<dyn Kv> = Arc::new(EmbeddedKv { log: self.0.clone(), bucket });
         std::future::ready(Ok(kv)).boxed()
     }
+
+    /// All of them are there, or as good as.
+    fn find(&self, bucket: Bucket) -> BoxFuture<'_, Result<Arc<dyn Kv>, KvError>> {
+        self.open(bucket)
+    }
 }
 
 struct EmbeddedKv {
