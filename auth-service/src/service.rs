@@ -181,8 +181,10 @@ impl auth_service_server::AuthService for AuthService {
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
         let span = self.span("carillon.auth.v1.AuthService/Verify", &request);
         let verified = within_some(span.as_ref(), self.authority.verify(&request.get_ref().token)).await;
+        let mut leeway_s = None;
         let result = match verified {
             Ok(claims) => {
+                leeway_s = claims.leeway_ms.map(|ms| ms / 1000);
                 self.counters.accepted.fetch_add(1, Relaxed);
                 let claims = serde_json::to_string(&claims).map_err(|error| Status::internal(error.to_string()))?;
                 Verified::Claims(claims)
@@ -194,7 +196,7 @@ impl auth_service_server::AuthService for AuthService {
             }
             Err(VerifyError::Unavailable(why)) => return Err(Status::unavailable(why)),
         };
-        Ok(Response::new(VerifyResponse { result: Some(result) }))
+        Ok(Response::new(VerifyResponse { result: Some(result), leeway_s }))
     }
 
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {

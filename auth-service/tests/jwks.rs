@@ -213,6 +213,35 @@ async fn last_good_set_outlasts_an_outage() {
     assert!(!opens(&authority, &old.token()).await);
 }
 
+/// Whether such a key exists, nobody can tell during an outage; what no key would mend is refused all the same.
+#[tokio::test]
+async fn tokens_that_no_key_would_mend_are_refused_during_an_outage() {
+    let (old, unknown) = (Signer::new("ed25519.pem", "old"), Signer::new("p256.pem", "new"));
+    let server = KeyServer::start(&[old.jwk()]);
+    let authority = authority_with(&server, 86_400, |settings| settings.jwt.issuer = Some("us".to_owned())).await;
+    server.hang_up();
+    let exp = 4_000_000_000_u64;
+    for kid in [None, Some("new".to_owned())] {
+        let token = |claims: Value| {
+            let header = Header { kid: kid.clone(), ..Header::new(unknown.algorithm) };
+            jsonwebtoken::encode(&header, &claims, &unknown.key).unwrap()
+        };
+        assert!(is_unavailable(authority.verify(&token(json!({ "sub": "ada", "exp": exp, "iss": "us" }))).await));
+        for bad in [
+            json!({ "sub": "ada", "exp": 1_000_000_000, "iss": "us" }),
+            json!({ "sub": "ada", "exp": exp, "nbf": exp, "iss": "us" }),
+            json!({ "sub": "ada", "exp": exp, "iss": "them" }),
+            json!({ "sub": "ada", "exp": exp }),
+            json!({ "sub": " ", "exp": exp, "iss": "us" }),
+            json!({ "exp": exp, "iss": "us" }),
+            json!("nonsense"),
+        ] {
+            let verified = authority.verify(&token(bad.clone())).await;
+            assert!(matches!(verified, Err(VerifyError::Refused(_))), "{kid:?} {bad}: {verified:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn address_away_at_the_start_is_no_refusal() {
     let signer = Signer::new("ed25519.pem", "a");

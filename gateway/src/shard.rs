@@ -377,6 +377,7 @@ impl Shard {
     /// token ends. What else falls due for it is its door's.
     fn open(&mut self, user: UserId, door: Door, opening: Opening, now: Now) -> Conn {
         let Opening { claims, client, asked, pace } = opening;
+        self.on_leeway(&claims);
         let mark = TokenMark::of(&claims);
         let grants = Arc::new(Grants::new(user.clone(), claims.grants));
         let personal = grants.personal();
@@ -621,7 +622,9 @@ impl Shard {
     fn on_verified_again(&mut self, conn: Conn, verified: Result<Claims, VerifyError>, reference: Option<&str>) {
         let now = self.now();
         self.want_flush();
-        let Some(connection) = self.hub.get_mut(conn) else { return };
+        if self.hub.get(conn).is_none() {
+            return;
+        }
         let claims = match verified {
             Ok(claims) => claims,
             Err(VerifyError::Refused(_)) => return self.hub.close(conn, Close::Unauthorized),
@@ -631,6 +634,8 @@ impl Shard {
             }
         };
         let Ok(user) = UserId::parse(&claims.sub) else { return self.hub.close(conn, Close::Unauthorized) };
+        self.on_leeway(&claims);
+        let Some(connection) = self.hub.get_mut(conn) else { return };
         let mark = TokenMark::of(&claims);
         let is_revoked = self.revocations.covers(user.as_str(), mark);
         let grants = Arc::new(Grants::new(user, claims.grants));
@@ -668,6 +673,12 @@ impl Shard {
                 self.on_due(conn, Due::Expiry, now);
             }
         }
+    }
+
+    /// Whoever verifies tokens says how long after their end they hold: the same for all of them, and a connection ends when its
+    /// token does.
+    fn on_leeway(&mut self, claims: &Claims) {
+        self.config.leeway_ms = claims.leeway_ms.unwrap_or(self.config.leeway_ms);
     }
 
     fn schedule_expiry(&mut self, conn: Conn, expires_at_ms: u64, now: Now) {

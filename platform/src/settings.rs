@@ -190,8 +190,8 @@ settings! {
         issuer: Option<String> = None, optional(text), "auth, all-in-one";
         /// What `aud` must be or contain; not checked without it.
         audience: Option<String> = None, optional(text), "auth, all-in-one";
-        /// How far clocks may differ, seconds: added to `exp`, taken from `nbf`.
-        leeway_s: u64 = 5, count(0..=3600), "auth, gateway, all-in-one";
+        /// How far clocks may differ, seconds: added to `exp`, taken from `nbf`. Gateways are told by the auth service.
+        leeway_s: u64 = 5, count(0..=3600), "auth, all-in-one";
         /// Longest life of a token, seconds: longer ones are refused. It bounds how long revocations are kept.
         max_ttl_s: Option<u64> = None, optional(count(1..=100 * YEAR_S)), "auth, all-in-one";
         /// What a token without `grants` allows, as the claim would say it. Without this setting: everything but

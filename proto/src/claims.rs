@@ -34,6 +34,9 @@ pub struct Claims {
     /// What the token allows; absent: the configured default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grants: Option<Vec<Grant>>,
+    /// No claim, but the word of whoever verified the token: how long after `exp` it still holds, milliseconds.
+    #[serde(skip)]
+    pub leeway_ms: Option<u64>,
 }
 
 impl Claims {
@@ -101,6 +104,13 @@ mod tests {
             serde_json::from_str(r#"{"sub":"a","exp":1.5,"x":1,"grants":[{"rooms":["*"],"can":["join","fly"]}]}"#).unwrap();
         assert_eq!(claims.exp, 1);
         assert_eq!(claims.grants.unwrap()[0].can, [Operation::Join, Operation::Unknown]);
+    }
+
+    #[test]
+    fn no_token_makes_its_own_leeway() {
+        let claims: Claims = serde_json::from_str(r#"{"sub":"a","exp":1,"leeway_ms":5000}"#).unwrap();
+        assert_eq!(claims.leeway_ms, None);
+        assert!(!serde_json::to_string(&Claims { leeway_ms: Some(5000), ..claims }).unwrap().contains("leeway"));
     }
 
     #[test]

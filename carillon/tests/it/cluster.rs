@@ -6,6 +6,7 @@ use crate::{
     client::Dial,
     http::Call,
     listener::Listen,
+    polling::Polling,
     load::{Door, Member, Publisher, is_complete},
     server::{ORIGIN, SECRET, Server, Service, Shape, get, until_metric, value_of},
 };
@@ -122,8 +123,30 @@ async fn every_door_says_that_it_is_only_for_now() {
     server.service(Service::Fanout).start_again().await;
     while ask("GET").token(&server.token("ada")).to(&server).await.status != 200 {}
     // Nobody can say what a token is worth; streams that are there go on.
+    let known = server.token("dora");
+    server.dial().token(&known).connected().await.close().await;
     server.service(Service::Auth).kill().await;
+    // One that was found good a short while ago opens every door.
+    let mut dora = server.dial().token(&known).connected().await;
+    Listen::to(&server, rooms).token(&known).open().await.begun().await;
+    assert_eq!(ask("GET").token(&known).to(&server).await.status, 200);
+    let auth = |token: &str| format!(r#"{{"token":"{token}"}}"#);
+    let (mut seat, answer) = Polling::connect(&server, &auth(&known)).await;
+    assert!(answer.starts_with("40{"), "{answer}");
     let token = server.token("carl");
+    // The transport ends, and nobody says that the token is bad.
+    let (refused, answer) = Polling::connect(&server, &auth(&token)).await;
+    assert!(!answer.starts_with("44") && !refused.was_stopped().await, "{answer}");
+    // A newer one has to wait, and what there is goes on.
+    let newer = server.token_of("dora", 7200, None);
+    dora.send(format!(r#"{{"type":"refresh","token":"{newer}","ref":"r"}}"#)).await;
+    let refused = dora.expect_error("unavailable").await;
+    assert_eq!((refused.text("ref").as_str(), refused.number("retryAfterMs")), ("r", 1000));
+    let refused = seat.ask(&format!(r#"["refresh","{newer}"]"#)).await;
+    assert!(refused.contains(r#""code":"unavailable""#), "{refused}");
+    dora.send(format!(r#"{{"type":"refresh","token":"{known}","ref":"s"}}"#)).await;
+    assert_eq!(dora.expect("refreshed").await.text("ref"), "s");
+    dora.say("lobby", 1).await;
     assert_eq!(server.dial().token(&token).turned_away().await.0, 4100);
     let retry_ms = Listen::to(&server, rooms).token(&token).sent_away().await;
     assert!((2000..=4000).contains(&retry_ms), "{retry_ms}");

@@ -112,7 +112,7 @@ impl World {
         let config = Config::new(&settings);
         let verifier = authority.clone();
         let revocations = Arc::new(Revocations::default());
-        tokio::spawn(revocations.clone().keep(bus.clone(), buckets.clone()));
+        tokio::spawn(revocations.clone().keep(bus.clone(), buckets.clone(), Duration::from_secs(5)));
         revocations.wait_until_known().await;
         let gateway = Gateway {
             config,

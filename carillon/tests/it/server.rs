@@ -209,8 +209,15 @@ impl Server {
 
     /// One more gateway of the same cluster, as a process of its own.
     pub(crate) async fn another_gateway(&self, name: &str) -> Part {
+        self.another_gateway_with(name, &[]).await
+    }
+
+    /// The same, told something else in places.
+    pub(crate) async fn another_gateway_with(&self, name: &str, other: &[(&str, &str)]) -> Part {
         let log = self.folder.path().join(format!("{name}.log"));
-        Part::start("carillon-gateway", &[], self.settings.clone(), log, ANY).await
+        let mut settings = self.settings.clone();
+        settings.extend(other.iter().map(|(name, value)| (variable(name), (*value).to_owned())));
+        Part::start("carillon-gateway", &[], settings, log, ANY).await
     }
 
     /// One more replica of the owners in the same cluster.

@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 use serde_json::json;
 
 use crate::{
-    client::Client,
+    client::{Client, Dial},
     listener::Listen,
     polling::Polling,
     server::{ORIGIN, SECRET, Server, Shape, unix_ms},
@@ -34,6 +34,16 @@ async fn leeway_is_granted() {
     let (mut ada, connected) = server.dial().token(&token).greeted().await;
     assert_eq!(ada.closed().await.0, 4004);
     assert!(unix_ms() >= connected.number("expiresAt") + 4000);
+}
+
+#[tokio::test]
+async fn leeway_is_the_auth_services() {
+    let server = Server::shaped(Shape::Cluster, &[("jwt.leeway_s", "3")]).await;
+    let other = server.another_gateway_with("b", &[("jwt.leeway_s", "0")]).await;
+    let token = server.token_of("ada", 1, None);
+    let (mut ada, connected) = Dial::to(other.listen).token(&token).greeted().await;
+    assert_eq!(ada.closed().await.0, 4004);
+    assert!(unix_ms() >= connected.number("expiresAt") + 3000, "it holds as long as it opens doors");
 }
 
 #[tokio::test]

@@ -251,8 +251,10 @@ impl TokenVerifier for GrpcVerifier {
         Box::pin(async move {
             let question = VerifyRequest { token: token.to_owned() };
             let answer = self.ask(question, async |mut client, request| client.verify(request).await).await;
+            let leeway_ms = answer.as_ref().ok().and_then(|answer| answer.leeway_s).map(|leeway_s| leeway_s.saturating_mul(1000));
             match answer.map(|answer| answer.result) {
                 Ok(Some(verify_response::Result::Claims(claims))) => serde_json::from_str(&claims)
+                    .map(|claims| Claims { leeway_ms, ..claims })
                     .map_err(|_| VerifyError::Unavailable("the auth service's claims can't be read".to_owned())),
                 Ok(Some(verify_response::Result::Refused(why))) => Err(VerifyError::Refused(why)),
                 // A newer auth service may know a third outcome; it is none that opens a door here.
