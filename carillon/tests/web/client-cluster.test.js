@@ -7,6 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { WebSocket } from "ws";
 import { Carillon } from "../../../clients/typescript/dist/esm/index.js";
 import { Cluster } from "./cluster.js";
+import { unlessThere } from "./needs.js";
 import { Proxy } from "./proxy.js";
 import { waitFor } from "./server.js";
 
@@ -93,7 +94,7 @@ class Person {
   }
 }
 
-it(`the list is the log after ${DROPS} drops`, { skip: !Cluster.isPossible && "CARILLON_NATS_SERVER names no NATS server", timeout: 60_000 + DROPS * 3_000 }, async (test) => {
+it(`the list is the log after ${DROPS} drops`, { skip: unlessThere("nats", Cluster.isPossible, "CARILLON_NATS_SERVER names no nats-server"), timeout: 60_000 + DROPS * 3_000 }, async (test) => {
   test.diagnostic(`CARILLON_TEST_SEED=${SEED}`);
   for (let n = 0; n < PEOPLE; n += 1) people.push(await Person.start(`person${n}`));
   let isEnough = false;

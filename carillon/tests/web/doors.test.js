@@ -20,13 +20,13 @@ function chance(seed) {
   };
 }
 
-/** Server-Sent Events by hand: every block that has data, and the newest id. */
+/** Server-Sent Events by hand: every block that has data, and the newest id. A resume names its id by header, or `asked` for it. */
 class Events {
-  constructor(url, token, id) {
+  constructor(url, token, id, asked = false) {
     this.messages = [];
-    this.id = id;
     this.controller = new AbortController();
-    const headers = { authorization: `Bearer ${token}`, ...(id ? { "last-event-id": id } : {}) };
+    const headers = { authorization: `Bearer ${token}`, ...(id && !asked ? { "last-event-id": id } : {}) };
+    if (id && asked) url += `&lastEventId=${encodeURIComponent(id)}`;
     this.ended = this.#read(url, headers).catch((error) => {
       if (error.name !== "AbortError") this.error = error;
     });
@@ -71,7 +71,7 @@ describe("one room, three doors", () => {
   afterEach(closeAll);
   after(() => server.remove());
 
-  const events = (room, id) => new Events(`${server.url}/events?room=${room}`, token, id);
+  const events = (room, id, asked) => new Events(`${server.url}/events?room=${room}`, token, id, asked);
 
   /** Ways in: each says one payload and is told its offset. */
   async function publishers(room) {
@@ -130,48 +130,74 @@ describe("one room, three doors", () => {
     const { ways, end } = await publishers(room);
     const seen = [];
     const take = (offset, n) => {
-      // At least once: what is there twice is there twice with the same offset.
+      // What another door showed has the same offset here.
       if (offset <= seen.length) return assert.equal(seen[offset - 1], n, `seed ${SEED}`);
       assert.equal(offset, seen.length + 1, `seed ${SEED}: a hole`);
       seen.push(n);
     };
+    /** Where the last stream of events was left: its id, and the offset of the last message that it showed. */
+    let left = {};
+    let resumes = 0;
     // What each door keeps of its own: the offset is everybody's.
     const doors = {
       async native() {
         const client = await Client.connect(server, token);
         await client.ask({ type: "join", room, since: seen.length });
-        return { messages: () => client.of("message").map(({ offset, payload }) => [offset, payload.n]), close: () => client.close() };
+        const since = seen.length;
+        return {
+          since,
+          messages: () => client.of("message").map(({ offset, payload }) => [offset, payload.n]),
+          close: () => client.close(),
+        };
       },
       async socketio() {
         const transports = [["polling"], ["websocket"], ["polling", "websocket"]][below(3)];
         const socket = await connected(server, token, { transports });
-        await socket.ask("join", room, { since: seen.length });
+        const since = seen.length;
+        await socket.ask("join", room, { since });
         return {
+          since,
           messages: () => socket.events("message").map(([{ offset, payload }]) => [offset, payload.n]),
           close: () => socket.disconnect(),
         };
       },
       async recovered() {
         const socket = await connected(server, token);
-        await socket.ask("join", room, { since: seen.length });
+        const since = seen.length;
+        await socket.ask("join", room, { since });
         socket.io.engine.close();
         await socket.until("connected", 2);
         assert.equal(socket.recovered, true);
         return {
+          since,
           messages: () => socket.events("message").map(([{ offset, payload }]) => [offset, payload.n]),
           close: () => socket.disconnect(),
         };
       },
       async events() {
-        const stream = events(room, events.id);
-        events.id = undefined;
+        const before = left;
+        const stream = events(room, before.id, below(2) === 0);
         await waitFor(() => stream.id, FRAME_WITHIN_MS, () => "an id");
-        // A first stream starts live: what was said before it comes from what is stored.
-        const after = await fetch(`${server.url}/rooms/${room}/messages?after=${seen.length}&limit=1000`, {
-          headers: { authorization: `Bearer ${token}` },
-        });
-        for (const { offset, payload } of (await after.json()).messages) take(offset, payload.n);
-        return { messages: () => stream.messages.map(({ offset, payload }) => [offset, payload.n]), close: () => stream.close() };
+        if (before.id === undefined) {
+          // A first stream starts live: what was said before it comes from what is stored.
+          const after = await fetch(`${server.url}/rooms/${room}/messages?after=${seen.length}&limit=1000`, {
+            headers: { authorization: `Bearer ${token}` },
+          });
+          for (const { offset, payload } of (await after.json()).messages) take(offset, payload.n);
+        } else if (below(2) === 0) {
+          // All that the other doors have shown meanwhile comes by this one, too.
+          const newest = () => stream.messages.at(-1)?.offset ?? before.offset ?? 0;
+          await waitFor(() => newest() >= seen.length, FRAME_WITHIN_MS, () => `${seen.length} after ${before.offset}; got ${newest()}`);
+          resumes += 1;
+        }
+        return {
+          since: before.offset,
+          messages: () => stream.messages.map(({ offset, payload }) => [offset, payload.n]),
+          async close() {
+            await stream.close();
+            left = { id: stream.id, offset: stream.messages.at(-1)?.offset ?? before.offset };
+          },
+        };
       },
     };
     let said = 0;
@@ -183,8 +209,11 @@ describe("one room, three doors", () => {
       // Sometimes it leaves in the middle.
       if (below(2) === 0) await Promise.all(burst);
       await new Promise((resolve) => setTimeout(resolve, below(20)));
-      const got = door.messages();
       await door.close();
+      const got = door.messages();
+      // Nothing twice and nothing left out by one door: what came is what follows.
+      const first = door.since === undefined ? got[0]?.[0] : door.since + 1;
+      assert.deepEqual(got.map(([offset]) => offset), got.map((_, index) => first + index), `seed ${SEED}, drop ${drop}`);
       for (const [offset, n] of got) take(offset, n);
       await Promise.all(burst);
     }
@@ -197,6 +226,7 @@ describe("one room, three doors", () => {
     );
     for (const { offset, payload } of last.of("message")) take(offset, payload.n);
     assert.deepEqual([...seen].sort((a, b) => a - b), Array.from({ length: said }, (_, n) => n));
+    assert.ok(resumes > 0, `seed ${SEED}: no stream was resumed`);
     last.close();
     end();
   });

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { after, afterEach, before, describe, test } from "node:test";
+import { unlessThere } from "./needs.js";
 import { FRAME_WITHIN_MS, Server, waitFor } from "./server.js";
 import { closeAll, connected } from "./socketio.js";
 
@@ -25,7 +26,7 @@ function run(...args) {
   return run;
 }
 
-describe("python-socketio", { skip: !PYTHON && "CARILLON_PYTHON is not set: no python3 when the tests were set up" }, () => {
+describe("python-socketio", { skip: unlessThere("python", PYTHON, "CARILLON_PYTHON names no Python with what python.txt lists") }, () => {
   let server;
   before(async () => {
     server = await Server.start();

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, describe, test } from "node:test";
 import { Cluster } from "./cluster.js";
+import { unlessThere } from "./needs.js";
 import { FRAME_WITHIN_MS, waitFor } from "./server.js";
 import { closeAll, connected } from "./socketio.js";
 
@@ -12,7 +13,7 @@ let away;
 afterEach(() => closeAll({ but: away?.socket }));
 after(() => closeAll());
 
-describe("Socket.IO without sticky sessions", { skip: !Cluster.isPossible && "no NATS server" }, () => {
+describe("Socket.IO without sticky sessions", { skip: unlessThere("nats", Cluster.isPossible, "CARILLON_NATS_SERVER names no nats-server") }, () => {
   let cluster, ada, bob;
   before(async () => {
     cluster = await Cluster.start({ CARILLON_LIMITS__FRAMES_PER_SECOND: "10000", CARILLON_LIMITS__FRAMES_BURST: "10000" });
