@@ -6,8 +6,8 @@ use crate::{
     client::Dial,
     http::Call,
     listener::Listen,
-    polling::Polling,
     load::{Door, Member, Publisher, is_complete},
+    polling::Polling,
     server::{ORIGIN, SECRET, Server, Service, Shape, get, until_metric, value_of},
 };
 

@@ -186,6 +186,17 @@ async fn close_codes_come_by_every_way() {
             socket.send(&said).await;
             assert_eq!(socket.close_code().await, Some(code), "{address}");
         }
+        // A second one, which the first does not mind.
+        let sid = handshake(server.listen, "/socket.io/").await["sid"].as_str().unwrap().to_owned();
+        let mut first = Socket::open(server.listen, Some(&sid)).await;
+        first.send("2probe").await;
+        first.next_with("3probe").await;
+        let mut second = Socket::open(address, Some(&sid)).await;
+        second.send("2probe").await;
+        assert_eq!(second.close_code().await, Some(1002), "{address}");
+        first.send("5").await;
+        first.send(&auth(&server.token("ada"))).await;
+        first.next_with("40{").await;
     }
 }
 

@@ -30,11 +30,18 @@ const READ_BYTES: usize = 4 * 1024;
 pub(super) async fn serve(config: &Config, elsewhere: &Rc<Elsewhere>, sid: Sid, upgraded: Upgraded) {
     let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
     let patience = Duration::from_millis(config.ping_interval_ms + config.ping_timeout_ms);
-    let (heard, is_carried, close) = (Heard::default(), false, codec::close_frame(None, ""));
-    let mut bridge = Bridge { elsewhere, sid, max: config.max_payload, patience, heard, is_carried, close };
+    let (heard, is_probing, is_carried, close) = (Heard::default(), false, false, codec::close_frame(None, ""));
+    let mut bridge = Bridge { elsewhere, sid, max: config.max_payload, patience, heard, is_probing, is_carried, close };
     bridge.run(&mut reader, &mut writer).await;
-    let gone = if bridge.is_carried { Step::Gone } else { Step::ProbeGone };
-    elsewhere.tell_step(0, sid, gone, Bytes::new());
+    // One that was refused leaves the client's other socket alone.
+    let gone = match (bridge.is_carried, bridge.is_probing) {
+        (true, _) => Some(Step::Gone),
+        (false, true) => Some(Step::ProbeGone),
+        (false, false) => None,
+    };
+    if let Some(gone) = gone {
+        elsewhere.tell_step(0, sid, gone, Bytes::new());
+    }
     let close = bridge.heard.violation.map_or(bridge.close, broken_frame);
     say_goodbye(&mut reader, &mut writer, &Outbox::default(), &close).await;
 }
@@ -45,6 +52,8 @@ struct Bridge<'b> {
     max: usize,
     patience: Duration,
     heard: Heard,
+    /// The holder has let it probe.
+    is_probing: bool,
     /// It is the peer's transport, after `5`.
     is_carried: bool,
     /// The last frame, unless what came broke the frames themselves.
@@ -129,15 +138,20 @@ impl Bridge<'_> {
                 Said::Text(text) => {
                     let step = match packet::parse(&text) {
                         Ok(Packet::Ping("probe")) => Step::Probe,
-                        Ok(Packet::Upgrade) => Step::Upgrade,
+                        // Another socket's probe is not this one's.
+                        Ok(Packet::Upgrade) if self.is_probing => Step::Upgrade,
                         _ => {
                             self.close = broken_protocol();
                             return false;
                         }
                     };
-                    if self.elsewhere.ask(self.sid, step, Bytes::new()).await.is_err() {
+                    if let Err(refused) = self.elsewhere.ask(self.sid, step, Bytes::new()).await {
+                        if refused == Refused::BadRequest {
+                            self.close = broken_protocol();
+                        }
                         return false;
                     }
+                    self.is_probing |= step == Step::Probe;
                     if step == Step::Upgrade {
                         self.is_carried = true;
                     } else if !self.write(writer, vec![Outgoing::fixed("3probe")]).await {

@@ -40,7 +40,7 @@ pub(super) async fn serve<A: Application>(server: Rc<Server<A>>, sid: Option<Sid
             // A peer has one WebSocket at most: another one is closed, and the peer does not mind.
             let socket = server.find(sid).ok().filter(|socket| socket.peer().borrow_mut().on_probe(socket.now_ms()));
             let Some(socket) = socket else {
-                return say_goodbye(&mut reader, &mut writer, &Outbox::default(), &codec::close_frame(None, "")).await;
+                return say_goodbye(&mut reader, &mut writer, &Outbox::default(), &broken_protocol()).await;
             };
             server.settle(&socket);
             (socket, true)
