@@ -62,6 +62,9 @@ impl Wheel {
             && let Some(place) = entries.iter().position(|entry| *entry == (conn, due))
         {
             entries.swap_remove(place);
+            if entries.is_empty() {
+                self.slots.remove(&slot);
+            }
         }
     }
 

@@ -146,7 +146,7 @@ async fn every_door_says_that_it_is_only_for_now() {
     assert!(refused.contains(r#""code":"unavailable""#), "{refused}");
     dora.send(format!(r#"{{"type":"refresh","token":"{known}","ref":"s"}}"#)).await;
     assert_eq!(dora.expect("refreshed").await.text("ref"), "s");
-    dora.say("lobby", 1).await;
+    dora.say("elsewhere", 1).await;
     assert_eq!(server.dial().token(&token).turned_away().await.0, 4100);
     let retry_ms = Listen::to(&server, rooms).token(&token).sent_away().await;
     assert!((2000..=4000).contains(&retry_ms), "{retry_ms}");
