@@ -42,6 +42,14 @@ pub(crate) struct Known {
     pub(crate) count: u64,
 }
 
+impl Known {
+    /// What was seen belongs to another life of the room; where it stands in this one.
+    fn forget(&mut self, position: Option<u64>) {
+        (self.position, self.first) = (position, position.unwrap_or(0));
+        self.seen.clear();
+    }
+}
+
 /// What became of a publish.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Outcome {
@@ -80,6 +88,8 @@ pub(crate) struct Client {
     pub(crate) said: Vec<Said>,
     /// Retention may be faster than this client.
     pub(crate) may_miss: bool,
+    /// Rooms may begin another life: their logs lose what they had acked.
+    pub(crate) may_lose: bool,
 }
 
 impl Client {
@@ -94,6 +104,7 @@ impl Client {
             rooms: HashMap::new(),
             said: Vec::new(),
             may_miss: false,
+            may_lose: false,
         }
     }
 
@@ -102,6 +113,11 @@ impl Client {
         self.line = Line::Down { until_ms };
         for room in self.rooms.values_mut() {
             (room.asked, room.joined) = (false, false);
+            // Its own message was the room's first, and an ack names no epoch: it can't tell the life that it saw from another one,
+            // and the contract leaves that to its risk.
+            if self.may_lose && room.epoch.is_empty() && room.position > Some(0) {
+                room.forget(None);
+            }
         }
         for said in self.said.iter_mut().filter(|said| said.outcome == Outcome::Open) {
             said.outcome = Outcome::Unknown;
@@ -126,7 +142,7 @@ impl Client {
                 assert!(!is_news || members.is_some() == self.presence, "members are told to those who ask");
                 assert!(recovered || self.may_miss, "{who}: {room} was not recovered though nothing was ever trimmed");
                 if !recovered {
-                    (known.position, known.seen) = (None, BTreeMap::new());
+                    known.forget(None);
                 }
                 known.joined = true;
                 if is_news {
@@ -144,7 +160,12 @@ impl Client {
                 let is_own = sender == (self.user.clone(), self.name.clone());
                 assert!(self.echo || !is_own, "{}: sent its own message {offset} of {room}", self.name);
                 if offset == 1 {
-                    self.rooms.get_mut(&room).expect("asked for").epoch = epoch;
+                    let known = self.rooms.get_mut(&room).expect("asked for");
+                    // The room had its first message lost before anyone but its sender knew of it: it begins once more.
+                    if self.may_lose && known.epoch != epoch && known.position > Some(0) {
+                        known.forget(Some(0));
+                    }
+                    known.epoch = epoch;
                 }
                 self.advance(&room, offset, payload);
             }

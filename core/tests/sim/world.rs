@@ -120,7 +120,8 @@ impl World {
             // Some users have two app instances, and some instances want their own messages.
             let (user, name) = (format!("user{}", number / 2), format!("client{number}"));
             let client = Client::new(user, name, chance.percent(30), chance.percent(60));
-            Client { may_miss: faults.keep > 0 || faults.lose_tail > 0, ..client }
+            let may_lose = faults.lose_tail > 0;
+            Client { may_miss: faults.keep > 0 || may_lose, may_lose, ..client }
         });
         let clients: Vec<Client> = clients.collect();
         let personal = clients.iter().map(|client| RoomName::parse(&format!("user:{}", client.user)).unwrap().partition());
