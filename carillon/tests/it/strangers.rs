@@ -4,6 +4,7 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
 };
 
 use carillon_proto::{
@@ -12,8 +13,9 @@ use carillon_proto::{
 };
 use prost::Message as _;
 
+use crate::client::Dial;
 use crate::http::Call;
-use crate::server::{Server, Service, get, until_metric, value_of};
+use crate::server::{PATIENCE, Server, Service, get, until_metric, value_of};
 
 /// Publishes as a plain NATS client does, and waits until the server has taken it all (a pong follows everything before it).
 fn publish(nats: SocketAddr, messages: &[(String, Vec<u8>)]) {
@@ -72,6 +74,29 @@ fn talk(nats: SocketAddr, lines: &str) -> String {
     stream.write_all(b"PING\r\n").unwrap();
     let answers = BufReader::new(stream).lines().map_while(Result::ok);
     answers.take_while(|line| line != "PONG").collect::<Vec<_>>().join("\n")
+}
+
+/// A disk that was lost, or an operator's slip.
+#[tokio::test]
+async fn revocations_that_nats_has_lost_begin_anew() {
+    let mut server = Server::cluster().await;
+    let nats = server.service(Service::Nats).listen;
+    let mut stream = TcpStream::connect(nats).unwrap();
+    let ask = "CONNECT {\"verbose\":false}\r\nSUB answer 1\r\nPUB $JS.API.STREAM.DELETE.KV_revocations answer 0\r\n\r\n";
+    stream.write_all(ask.as_bytes()).unwrap();
+    assert!(BufReader::new(stream).lines().any(|line| line.unwrap().contains(r#""success":true"#)));
+    // Nobody revokes anything meanwhile. Who comes new knows nothing, and waits until there is something to know.
+    let other = server.another_gateway("b").await;
+    let token = server.token("ada");
+    let started = Instant::now();
+    while Dial::to(other.listen).token(&token).attempt().await.is_none() {
+        assert!(started.elapsed() < PATIENCE, "nobody makes it");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let admin = server.token_for("backend", r#"[{"rooms":["*"],"can":["admin"]}]"#);
+    let answer = Call::new("POST", "/revocations").token(&admin).json(r#"{"sub":"ada"}"#).to(&server).await;
+    assert_eq!(answer.status, 204, "{}", answer.body);
+    assert_eq!(Dial::to(other.listen).token(&token).turned_away().await.0, 4001);
 }
 
 #[tokio::test]
