@@ -483,7 +483,7 @@ impl Rooms {
     /// Time passed: heartbeats, silent owners, what waited too long.
     pub fn on_tick(&mut self, now: Now, doors: &mut impl Doors) {
         for partition in PartitionId::all() {
-            while let Some(late) = self.owners[partition.index()].pop_late(now.mono_ms) {
+            for late in self.owners[partition.index()].take_late(now.mono_ms) {
                 if self.is_here(late.conn) {
                     doors.frame(
                         late.conn,

@@ -1,6 +1,6 @@
 //! The gateway's end of the link to one partition's owner: what to say, what was said and is not answered yet.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
 use carillon_proto::{
@@ -167,10 +167,55 @@ impl Owner {
         Some(pending)
     }
 
-    /// The oldest publish, if it has waited too long.
-    pub(super) fn pop_late(&mut self, now_ms: u64) -> Option<Pending> {
-        let oldest = self.pending.front().filter(|oldest| oldest.deadline_ms <= now_ms)?;
-        let publish = oldest.publish.publish;
-        self.settle(publish)
+    /// What has waited too long, and with it what the same connection said in the same room after it: were that stored, and what
+    /// was given up said again, a client's messages would change places.
+    pub(super) fn take_late(&mut self, now_ms: u64) -> Vec<Pending> {
+        let is_late = |pending: &Pending| pending.deadline_ms <= now_ms;
+        if !self.pending.front().is_some_and(is_late) {
+            return Vec::new();
+        }
+        let mut broken: HashSet<(Conn, RoomName)> = HashSet::new();
+        let (mut late, mut kept) = (Vec::new(), VecDeque::new());
+        for pending in self.pending.drain(..) {
+            let says = (pending.conn, pending.room.clone());
+            if is_late(&pending) || broken.contains(&says) {
+                broken.insert(says);
+                self.pending_bytes -= pending.bytes();
+                late.push(pending);
+            } else {
+                kept.push_back(pending);
+            }
+        }
+        self.pending = kept;
+        late
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_overtakes_what_was_given_up() {
+        let mut owner = Owner::default();
+        let conn = |index| Conn { index, life: 1 };
+        let said = [(1, "a", 0, 100), (2, "a", 1, 150), (3, "b", 0, 200), (4, "a", 0, 200), (5, "a", 0, 300), (6, "a", 1, 300)];
+        for (publish, room, index, deadline_ms) in said {
+            owner.pending.push_back(Pending {
+                publish: Publish { publish, payload: "12345".into(), ..Publish::default() },
+                conn: conn(index),
+                reference: None,
+                room: RoomName::parse(room).unwrap(),
+                deadline_ms,
+            });
+            owner.pending_bytes += 5;
+        }
+        let mut take = |now_ms| owner.take_late(now_ms).iter().map(|late| late.publish.publish).collect::<Vec<_>>();
+        assert_eq!(take(99), [0u64; 0]);
+        // The first one's, in this room and by this connection.
+        assert_eq!(take(100), [1, 4, 5]);
+        assert_eq!(take(199), [2, 6]);
+        assert_eq!(take(200), [3]);
+        assert_eq!((owner.pending.len(), owner.pending_bytes), (0, 0));
     }
 }
