@@ -31,7 +31,7 @@ use prost::Message as _;
 
 use crate::{Now, link::PAGE_BYTES};
 use links::{Links, Opening};
-use presence::{Change, Presence};
+use presence::{Change, Presence, Question};
 use repeats::{Known, Outcome, Repeats};
 pub use retention::{Keep, Retention};
 use ring::Ring;
@@ -185,6 +185,8 @@ pub struct Partition {
     sweep: Sweep,
     /// Until when the lease allows to speak.
     lease_until_ms: u64,
+    /// When all gateways have had the time to say who is there: they knew another owner before; `None` before the first word.
+    settled_ms: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -290,6 +292,7 @@ impl Partition {
             effects: VecDeque::new(),
             sweep: Sweep::default(),
             lease_until_ms: u64::MAX,
+            settled_ms: None,
         }
     }
 
@@ -310,6 +313,7 @@ impl Partition {
         if batch.version != link::VERSION || self.is_silent(now) {
             return;
         }
+        self.settled_ms.get_or_insert(now.mono_ms + presence::QUIET_MS);
         let asker = Asker { gateway, link: batch.link };
         match self.links.on_batch(gateway, &batch, now.mono_ms) {
             Opening::Ignore => return,
@@ -739,6 +743,7 @@ impl Partition {
         if !self.links.stands(asker.gateway, asker.link) {
             return;
         }
+        let settled_ms = self.settled_ms.unwrap_or(0);
         let room = ready(&mut self.rooms, name);
         if room.presence.on_came(asker.gateway, &came.user, &came.info) == Change::In
             && room.presence.quiet_until_ms <= now.mono_ms
@@ -750,8 +755,14 @@ impl Partition {
             }
         }
         if came.ask > 0 {
+            let known_ms = settled_ms.max(room.presence.quiet_until_ms);
+            let early = known_ms > now.mono_ms && room.presence.asking.len() < presence::MAX_ASKING;
+            if early {
+                room.presence.asking.push(Question { asker, ask: came.ask, counted: Some(came.user.as_str().into()) });
+                look_later(&mut self.later, known_ms, name, None);
+            }
             let connections = room.presence.connections(&came.user);
-            let counted = Counted { ask: came.ask, room: came.room.clone(), connections };
+            let counted = Counted { ask: came.ask, room: came.room.clone(), connections, early };
             self.links.send(asker, down::Item::Counted(counted));
         }
     }
@@ -802,7 +813,7 @@ impl Partition {
                 return;
             }
             if room.presence.asking.len() < presence::MAX_ASKING {
-                return room.presence.asking.push((asker, who.who));
+                return room.presence.asking.push(Question { asker, ask: who.who, counted: None });
             }
             return self.fail(asker, name, Code::Unavailable, failed::Of::Who(who.who));
         }
@@ -822,8 +833,13 @@ impl Partition {
                 for watcher in &room.presence.watchers {
                     self.links.send_to(*watcher, down::Item::Present(present.clone()));
                 }
-                for (asker, who) in std::mem::take(&mut room.presence.asking) {
-                    self.links.send(asker, down::Item::Present(Present { who, ..present.clone() }));
+                let asked = std::mem::take(&mut room.presence.asking);
+                for Question { asker, ask, .. } in asked.iter().filter(|question| question.counted.is_none()) {
+                    self.links.send(*asker, down::Item::Present(Present { who: *ask, ..present.clone() }));
+                }
+                for (asker, ask, connections) in room.presence.counted_again(&asked) {
+                    let counted = Counted { ask, room: name.to_string(), connections, early: false };
+                    self.links.send(asker, down::Item::Counted(counted));
                 }
             }
         }

@@ -107,6 +107,8 @@ pub struct RoomLimits {
     /// While members wait because outboxes are full, whoever has taken nothing out of its own for so long is closed as too
     /// slow: it holds the room that they need.
     pub replay_stall_ms: u64,
+    /// An answer to `history` that is gathered from several pages is given when another page might make it larger than this.
+    pub answer_bytes: usize,
     /// Answers to `history` that are gathered from several pages may hold so many bytes together; but one always goes on.
     pub history_bytes: usize,
     /// How long a publish is repeated before its outcome is called unknown.
@@ -129,6 +131,7 @@ impl Default for RoomLimits {
             replay_total_bytes: 512 * 1024 * 1024,
             replay_pages: 16,
             replay_stall_ms: 5_000,
+            answer_bytes: 8 * 1024 * 1024,
             history_bytes: 64 * 1024 * 1024,
             publish_timeout_ms: 15_000,
             request_timeout_ms: 10_000,
@@ -191,6 +194,9 @@ pub struct Rooms {
     catch_ups: HashMap<(RoomKey, u32), CatchUp>,
     /// Which of them may read now.
     turns: Turns,
+    /// Connections that began though their owner did not know yet of all that their user has, in their personal rooms: by which
+    /// question they are counted again.
+    early: HashMap<(RoomKey, u32), u64>,
     next_read: u64,
     next_publish: u64,
     /// Joins and reads that may wait until then.
@@ -334,6 +340,7 @@ impl Rooms {
             histories: Histories::default(),
             catch_ups: HashMap::new(),
             turns: Turns::default(),
+            early: HashMap::new(),
             next_read: 0,
             next_publish: 0,
             deadlines: BTreeMap::new(),
@@ -616,6 +623,7 @@ impl Rooms {
     /// Takes a member's place away. The last member moves into it, so that this costs the same in a room of any size.
     fn unseat(&mut self, conn: Conn, user: &UserId, joined: Joined, left: bool, now: Now) {
         self.set_catch_up(joined.room, conn, None);
+        self.early.remove(&(joined.room, conn.index));
         if joined.place == NOT_YET {
             return;
         }

@@ -57,6 +57,7 @@ impl Config {
                 replay_outbox_bytes: limits.outbox_bytes / 4,
                 // The other half is for what is said meanwhile.
                 replay_total_bytes: limits.outbox_total_bytes / shards / 2,
+                answer_bytes: limits.answer_bytes,
                 publish_timeout_ms: limits.publish_timeout_ms,
                 request_timeout_ms: limits.request_timeout_ms,
                 ..RoomLimits::default()

@@ -225,6 +225,8 @@ settings! {
         handshake_ms: u64 = 5000, count(10..=HOUR_MS), "gateway";
         /// Messages in one page of a replay; also the most that `last` gives.
         replay_messages: usize = 1000, count(1..=100_000), "gateway";
+        /// Largest answer to `history`, bytes, about: one that would be larger has fewer messages than asked for, and says `more`.
+        answer_bytes: usize = 8_388_608, count(524_288..=1 << 30), "gateway";
         /// How deep the JSON of a client may be nested.
         json_depth: usize = 64, count(2..=1024), "gateway";
         /// Connections of one gateway; without it, as many as the machine has room for.

@@ -1,5 +1,9 @@
 //! The end of a process: what its clients are told, and what its operator sees.
 
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+
 use crate::server::{PATIENCE, Server, get};
 
 #[tokio::test]
@@ -56,7 +60,7 @@ async fn interrupt_drains_too() {
 #[tokio::test]
 async fn idle_server_drains_at_once() {
     let mut server = Server::start().await;
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     server.signal("TERM");
     assert_eq!(server.ended().await, Some(0));
     assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
@@ -111,4 +115,30 @@ async fn what_was_said_last_is_kept() {
     server.start_again().await;
     let stored = server.connect("ada").await.history("lobby", r#""limit":1000"#).await.offsets();
     assert!(stored.len() as u64 >= acked, "{} stored, {acked} acked", stored.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closes_are_spread_over_the_window() {
+    const CLIENTS: u32 = 24;
+    const WINDOW: Duration = Duration::from_secs(3);
+    let window = WINDOW.as_millis().to_string();
+    let mut server = Server::with(&[("drain.window_ms", &window), ("gateway.shards", "1")]).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(server.connect("ada").await);
+    }
+    let began = Instant::now();
+    server.signal("TERM");
+    let waits = clients.into_iter().map(|mut client| async move {
+        assert_eq!(client.until_closed().await.1.0, 4200);
+        began.elapsed()
+    });
+    let mut closes: Vec<Duration> = join_all(waits.map(tokio::spawn)).await.into_iter().map(Result::unwrap).collect();
+    closes.sort_unstable();
+    // However slow the machine is, nobody leaves before its turn; and some are gone before the last ones are told to go.
+    for (turn, closed) in (0..).zip(&closes) {
+        assert!(*closed >= WINDOW * turn / CLIENTS, "{closes:?}");
+    }
+    assert!(closes[0] < WINDOW * (CLIENTS - 1) / CLIENTS, "{closes:?}");
+    assert_eq!(server.ended().await, Some(0));
 }

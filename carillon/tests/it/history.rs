@@ -87,7 +87,7 @@ async fn pages_add_up() {
 #[tokio::test]
 async fn large_messages_page_too() {
     const COUNT: u64 = 40;
-    let server = Server::start().await;
+    let server = Server::with(&[("limits.answer_bytes", "524288")]).await;
     let mut ada = server.connect("ada").await;
     let large = format!(r#""{}""#, "x".repeat(60_000));
     ada.say_all("lobby", vec![large; COUNT as usize]).await;
@@ -95,6 +95,7 @@ async fn large_messages_page_too() {
     let (mut seen, mut more) = (0, true);
     while more {
         let page = ada.history("lobby", &format!(r#""after":{seen},"limit":1000"#)).await;
+        assert!(page.raw.len() < 524_288, "{} bytes", page.raw.len());
         for offset in page.offsets() {
             assert_eq!(offset, seen + 1);
             seen = offset;
@@ -105,6 +106,7 @@ async fn large_messages_page_too() {
     let (mut oldest, mut more) = (COUNT + 1, true);
     while more {
         let page = ada.history("lobby", &format!(r#""before":{oldest},"limit":1000"#)).await;
+        assert!(page.raw.len() < 524_288, "{} bytes", page.raw.len());
         assert_eq!(*page.offsets().last().unwrap(), oldest - 1);
         (oldest, more) = (page.offsets()[0], page.flag("more"));
     }

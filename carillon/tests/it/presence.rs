@@ -83,3 +83,35 @@ async fn watching_needs_its_grant() {
     ada.expect_error("forbidden").await;
     ada.join("hall").await;
 }
+
+#[tokio::test]
+async fn large_rooms_are_counted_and_not_all_named() {
+    const OTHERS: usize = 204;
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_with("hall", r#""presence":true"#).await;
+    let mut others = Vec::new();
+    for number in 0..OTHERS {
+        let mut other = server.connect(&format!("user{number:03}")).await;
+        other.join("hall").await;
+        others.push(other);
+        let told = ada.expect("userJoined").await;
+        assert_eq!(told.number("count"), number as u64 + 2);
+    }
+    ada.ask("presence", "hall", "").await;
+    let presence = ada.expect("presence").await;
+    assert_eq!((presence.number("count"), users(&presence).len()), (OTHERS as u64 + 1, 200));
+    assert!(presence.flag("truncated"));
+    let joined = others[0].join_with("hall", r#""presence":true"#).await;
+    assert_eq!(users(&joined).len(), 200);
+
+    // Who comes and goes is told all the same, named in the answer or not.
+    for (gone, count) in [(OTHERS - 1, 204), (1, 203)] {
+        others[gone].leave("hall").await;
+        for watcher in 0..2 {
+            let watcher = if watcher == 0 { &mut ada } else { &mut others[0] };
+            let told = watcher.expect("userLeft").await;
+            assert_eq!((told.object("user").text("id"), told.number("count")), (format!("user{gone:03}"), count));
+        }
+    }
+}

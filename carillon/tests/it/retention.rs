@@ -52,3 +52,38 @@ async fn emptied_room_has_another_epoch() {
     let joined = late.join_with("r", &format!(r#""since":3,"epoch":"{epoch}""#)).await;
     assert_eq!((joined.flag("recovered"), joined.text("reason").as_str()), (false, "epoch"));
 }
+
+/// Where streams keep everything as long as the pattern that keeps it longest, the owner keeps the shorter age.
+#[tokio::test]
+async fn shorter_age_holds_for_its_rooms_alone() {
+    let retention = r#"[{"rooms":"short:*","age":"1s"},{"rooms":"*"}]"#;
+    let server = Server::with(&[("retention", retention)]).await;
+    let mut ada = server.connect_as("ada", "writer").await;
+    for room in ["short:1", "long"] {
+        ada.count(room, 1..=3).await;
+    }
+    let mut bob = server.connect("bob").await;
+    let epoch = bob.join("short:1").await.text("epoch");
+
+    // Some are too old, and the newest ones are not: what is left is told, and that something is gone.
+    let offsets = loop {
+        ada.say("short:2", 1).await;
+        let offsets = ada.history("short:2", r#""after":0,"limit":1000"#).await.offsets();
+        if offsets.first().is_some_and(|oldest| *oldest > 1) {
+            break offsets;
+        }
+    };
+    assert!(offsets.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{offsets:?}");
+    let joined = server.connect("carol").await.join_with("short:2", r#""since":0"#).await;
+    assert_eq!((joined.flag("recovered"), joined.text("reason").as_str()), (false, "trimmed"));
+
+    // A room whose newest is too old begins another life.
+    while !bob.history("short:1", "").await.offsets().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ada.say("short:1", 4).await.number("offset"), 1);
+    let message = bob.expect("message").await;
+    assert_eq!(message.number("offset"), 1);
+    assert_ne!(message.text("epoch"), epoch);
+    assert_eq!(bob.history("long", "").await.offsets(), [1, 2, 3]);
+}

@@ -2,7 +2,10 @@
 
 use futures_util::future::join_all;
 
-use crate::server::{PATIENCE, Server};
+use crate::{
+    client::Event,
+    server::{PATIENCE, Server},
+};
 
 #[tokio::test]
 async fn slow_reader_is_closed() {
@@ -136,4 +139,57 @@ async fn many_resumes_leave_each_other_room() {
     });
     join_all(rest).await;
     assert_eq!(server.metric(r#"carillon_closes_total{code="4101"}"#).await, 0);
+}
+
+#[tokio::test]
+async fn outboxes_are_bounded_together() {
+    // What one may hold is no bound here: all of them together have less.
+    const TOTAL: u64 = 1 << 20;
+    const MOST: u64 = 600;
+    let total = TOTAL.to_string();
+    let settings =
+        [("gateway.shards", "1"), ("limits.outbox_bytes", "1073741824"), ("limits.outbox_total_bytes", total.as_str())];
+    let server = Server::with(&settings).await;
+    let mut slow = Vec::new();
+    for name in ["one", "two", "three"] {
+        let mut client = server.dial().token(&server.token(name)).small_receive_buffer().connected().await;
+        client.join("lobby").await;
+        slow.push((name, client));
+    }
+    let mut quick = server.connect("quick").await;
+    quick.join("lobby").await;
+    let mut ada = server.connect("ada").await;
+    let payload = format!(r#""{}""#, "x".repeat(50_000));
+    let mut said = 0;
+    let closes = r#"carillon_closes_total{code="4101"}"#;
+    while server.metric(closes).await == 0 {
+        said += 1;
+        assert!(said <= MOST, "all outboxes together have no bound");
+        ada.say("lobby", &payload).await;
+        quick.hears(said..=said).await;
+        // Three copies of the newest message may be over it until the next look.
+        assert!(server.metric("carillon_outbox_bytes").await <= TOTAL + 3 * 51_000);
+    }
+    // The others never noticed, and whoever was closed missed nothing.
+    ada.heard_nothing_else().await;
+    quick.heard_nothing_else().await;
+    for (name, mut client) in slow {
+        let (mut seen, mut code) = (0, 0);
+        while seen < said && code == 0 {
+            match client.event().await {
+                Event::Frame(message) => {
+                    assert_eq!(message.number("offset"), seen + 1);
+                    seen += 1;
+                }
+                Event::Ping => {}
+                Event::Closed(closed, _) => code = closed,
+            }
+        }
+        if code != 0 {
+            assert_eq!(code, 4101, "{name}");
+            let mut client = server.connect(name).await;
+            assert!(client.join_with("lobby", &format!(r#""since":{seen}"#)).await.flag("recovered"));
+            client.hears(seen + 1..=said).await;
+        }
+    }
 }

@@ -10,7 +10,7 @@ use carillon_proto::{
 use smallvec::SmallVec;
 
 use super::Asker;
-use crate::link::PAGE_BYTES;
+use crate::link::{FORGET_MS, PAGE_BYTES};
 
 /// A user whose last connection is gone is told as gone after this: long enough for a reconnect.
 pub(super) const GRACE_MS: u64 = 5_000;
@@ -19,6 +19,8 @@ pub(super) const GRACE_MS: u64 = 5_000;
 pub(super) const QUIET_MS: u64 = 5_000;
 /// Questions about one room that may wait for the end of that.
 pub(super) const MAX_ASKING: usize = 4_096;
+/// Nobody is shown a ghost of a dead gateway for longer than the 15 s that the contract allows; two are for ticks and the way.
+const _: () = assert!(FORGET_MS + GRACE_MS + 2_000 <= 15_000);
 /// The most users that an answer names; fewer, where their `info` would be larger than a page.
 const MAX_NAMED: usize = 200;
 
@@ -31,7 +33,17 @@ pub(super) struct Presence {
     /// Until then gateways come back, and what is known here is not the truth.
     pub(super) quiet_until_ms: u64,
     /// Who wants to know who is here, and is told when that is known.
-    pub(super) asking: Vec<(Asker, u64)>,
+    pub(super) asking: Vec<Question>,
+}
+
+/// What is answered once all gateways are back.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) asker: Asker,
+    /// Names the answer.
+    pub(super) ask: u64,
+    /// The user whose connection was counted before all of them were known; without one, who is here.
+    pub(super) counted: Option<Box<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +110,20 @@ impl Presence {
         if is_new { Change::In } else { Change::Nothing }
     }
 
+    /// The connections that were counted early, counted again: who asked, the question, how many connections its user has. Those
+    /// that came last are the ones too many, so that each is counted without those that came after it.
+    pub(super) fn counted_again(&self, asked: &[Question]) -> Vec<(Asker, u64, u32)> {
+        let mut newer: BTreeMap<&str, u32> = BTreeMap::new();
+        let counted = asked.iter().rev().filter_map(|Question { asker, ask, counted }| {
+            let user = counted.as_deref()?;
+            let newer = newer.entry(user).or_default();
+            let connections = self.connections(user).saturating_sub(*newer);
+            *newer += 1;
+            Some((*asker, *ask, connections))
+        });
+        counted.collect()
+    }
+
     /// How many connections of a user are members, on all gateways together.
     pub(super) fn connections(&self, user: &str) -> u32 {
         self.users.get(user).map_or(0, |entry| entry.connections.iter().map(|(_, count)| count).sum())
@@ -114,6 +140,11 @@ impl Presence {
         if !left {
             entry.drop_connections(1, now_ms);
         }
+        // Which of them went is not said, and makes no difference to how many are to be counted again.
+        let is_counted = |it: &Question| it.asker.gateway == gateway && it.counted.as_deref() == Some(user);
+        if let Some(index) = self.asking.iter().position(is_counted) {
+            self.asking.remove(index);
+        }
         match entry.graces.last() {
             _ if !entry.connections.is_empty() => Change::Nothing,
             // Another device went without a word, and may be about to come back.
@@ -125,6 +156,7 @@ impl Presence {
     /// Everything that a gateway said is void. The users whose last connections those were.
     pub(super) fn on_gateway_gone(&mut self, gateway: GatewayId, now_ms: u64) -> Vec<Box<str>> {
         self.watchers.retain(|watcher| *watcher != gateway);
+        self.asking.retain(|question| question.asker.gateway != gateway);
         let mut alone = Vec::new();
         for (user, entry) in &mut self.users {
             let Some(index) = entry.connections.iter().position(|(at, _)| *at == gateway) else { continue };
@@ -191,6 +223,26 @@ mod tests {
         assert_eq!(presence.connections("ada"), 2);
         presence.on_gateway_gone(B, 0);
         assert_eq!((presence.connections("ada"), presence.connections("bob")), (1, 0));
+    }
+
+    #[test]
+    fn early_ones_are_counted_again() {
+        let mut presence = Presence::default();
+        let asker = |gateway| Asker { gateway, link: 1 };
+        let counted = |gateway, ask| Question { asker: asker(gateway), ask, counted: Some("ada".into()) };
+        for (gateway, ask) in [(A, 1), (B, 2), (A, 3)] {
+            presence.on_came(gateway, "ada", "");
+            presence.asking.push(counted(gateway, ask));
+        }
+        presence.asking.push(Question { asker: asker(B), ask: 4, counted: None });
+        for _ in 0..5 {
+            presence.on_came(B, "ada", "");
+        }
+        presence.on_went(A, "ada", true, 0);
+        // Seven are there, two of them early: one is the seventh, the other one the sixth.
+        assert_eq!(presence.counted_again(&presence.asking), [(asker(A), 3, 7), (asker(B), 2, 6)]);
+        presence.on_gateway_gone(A, 0);
+        assert_eq!(presence.counted_again(&presence.asking), [(asker(B), 2, 6)]);
     }
 
     #[test]

@@ -681,3 +681,32 @@ fn who_is_there_is_told_when_it_is_known() {
     desk.settle();
     assert_eq!(told(&std::mem::take(&mut desk.heard)), [(2, 2)]);
 }
+
+fn counted(heard: &[down::Item]) -> Vec<(u64, u32, bool)> {
+    let counted = heard.iter().filter_map(|item| match item {
+        down::Item::Counted(counted) => Some((counted.ask, counted.connections, counted.early)),
+        _ => None,
+    });
+    counted.collect()
+}
+
+/// The limit of connections per user could be passed after a takeover: the first gateway that came back was told of its own alone.
+#[test]
+fn connections_are_counted_again_once_all_are_back() {
+    let asks = |ask| up::Item::Came(Came { room: ROOM.into(), user: "ada".into(), ask, ..Came::default() });
+    let mut desk = Desk::new(MUCH);
+    desk.attach();
+    let heard = desk.say(asks(7));
+    assert_eq!(counted(&heard), [(7, 1, true)]);
+    // Another gateway, where ada has two connections, comes back later than this new one.
+    desk.wait(1_000);
+    desk.partition.on_batch(from(OTHER, 1, 1, vec![attach_known(), came("ada"), came("ada")]), desk.now);
+    desk.settle();
+    desk.heard.clear();
+    desk.wait(presence::QUIET_MS);
+    desk.partition.on_tick(desk.now);
+    desk.settle();
+    assert_eq!(counted(&std::mem::take(&mut desk.heard)), [(7, 3, false)]);
+    let heard = desk.say(asks(8));
+    assert_eq!(counted(&heard), [(8, 4, false)]);
+}

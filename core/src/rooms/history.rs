@@ -5,8 +5,8 @@
 //!   history ─▶ waiting ─▶ asked ─▶ page ─▶ (asked ─▶ page ─▶ …) ─▶ answer
 //!                                       ╰▶ paused, while all that is gathered together is too much
 //! ```
-//! What bounds the memory: an answer is 1,000 messages of one frame's size at most, a connection gathers one at a time, and all
-//! that gather together stop at `history_bytes`, but for the oldest one, which always comes to its end.
+//! What bounds the memory: an answer is about `answer_bytes` at most, a connection gathers one at a time, and all that gather
+//! together stop at `history_bytes`, but for the oldest one, which always comes to its end.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -71,8 +71,9 @@ impl History {
         Read { read, room: self.room.as_str().to_owned(), span: Some(span), limit }
     }
 
-    /// Takes a page in; whether the answer is whole now.
-    fn on_page(&mut self, page: &Page) -> bool {
+    /// Takes a page in; whether the answer is whole now. One that another page might make too large is: the page says that there is
+    /// more.
+    fn on_page(&mut self, page: &Page, answer_bytes: usize) -> bool {
         let is_other_life = page.epoch != self.epoch && !self.found.is_empty();
         if is_other_life {
             // The room was emptied meanwhile: what was found is gone, and the question is asked anew.
@@ -91,7 +92,8 @@ impl History {
             read::Span::After(_) => self.found.extend(page.messages.iter().cloned()),
             read::Span::Before(_) => page.messages.iter().rev().for_each(|message| self.found.push_front(message.clone())),
         }
-        self.found.len() >= self.limit || !page.more || page.messages.is_empty()
+        let is_full = self.found.len() >= self.limit || self.bytes + PAGE_BYTES > answer_bytes;
+        is_full || !page.more || page.messages.is_empty()
     }
 }
 
@@ -175,7 +177,7 @@ impl Rooms {
     /// A page of an answer came.
     pub(super) fn on_history_page(&mut self, mut history: Box<History>, page: &Page, now: Now, doors: &mut impl Doors) {
         let (id, before) = (page.read, history.bytes);
-        let is_whole = history.on_page(page);
+        let is_whole = history.on_page(page, self.limits.answer_bytes);
         self.histories.bytes = self.histories.bytes - before + history.bytes;
         if is_whole || !self.is_here(history.conn) {
             if self.is_here(history.conn) {
@@ -371,6 +373,26 @@ mod tests {
         assert_eq!(desk.asked()[1], (2, read::Span::After(12), 3));
         desk.answer(2, "e", 13..=14, false);
         assert_eq!(desk.told(), ["1: [11, 12, 13, 14] false"]);
+        assert_eq!(desk.rooms.gathered_bytes(), 0);
+    }
+
+    #[test]
+    fn answers_are_bounded_in_bytes() {
+        let mut desk = Desk::new(usize::MAX);
+        // Four messages, and room for another page.
+        desk.rooms.limits.answer_bytes = PAGE_BYTES + 5_000;
+        let ada = desk.client(1);
+        desk.ask(ada, Span::Newest, 50);
+        desk.answer(1, "e", 98..=100, true);
+        assert_eq!(desk.asked()[1], (1, read::Span::Before(98), 47));
+        desk.answer(1, "e", 97..=97, true);
+        assert_eq!(desk.told(), ["1: [97, 98, 99, 100] true"]);
+
+        // Whoever asks on gets on, however little fits.
+        desk.rooms.limits.answer_bytes = 1;
+        desk.ask(ada, Span::After(10), 50);
+        desk.answer(2, "e", 11..=11, true);
+        assert_eq!(desk.told(), ["1: [11] true"]);
         assert_eq!(desk.rooms.gathered_bytes(), 0);
     }
 

@@ -121,7 +121,7 @@ impl Rooms {
         for conn in members {
             let ask = match self.catch_ups.get(&(key, conn.index)).map(|it| it.waits) {
                 Some(Waits::Counted(ask)) => ask,
-                _ => 0,
+                _ => self.early.get(&(key, conn.index)).copied().unwrap_or(0),
             };
             self.report_came(key, conn, ask, now, doors);
         }
@@ -135,13 +135,24 @@ impl Rooms {
     }
 
     /// The owner of a personal room has counted the user's connections: one that is within the limit begins. Each is counted
-    /// from its question until it is closed, so that of any number that come together, as many begin as may.
+    /// from its question until it is closed, so that of any number that come together, as many begin as may. Right after a takeover the
+    /// owner may not know of all: who begins then is counted again, and closed if it was one too many.
     pub(super) fn on_counted(&mut self, counted: &Counted, now: Now, doors: &mut impl Doors) {
         let Some(key) = self.names.get(counted.room.as_str()).copied() else { return };
         let waits = |conn: &Conn| self.catch_ups.get(&(key, conn.index)).map(|it| it.waits) == Some(Waits::Counted(counted.ask));
-        let Some(conn) = self.rooms[key as usize].members.iter().map(|member| member.conn).find(waits) else { return };
+        let is_early = |conn: &Conn| self.early.get(&(key, conn.index)) == Some(&counted.ask);
+        let members = || self.rooms[key as usize].members.iter().map(|member| member.conn);
+        let (waiting, begun) = (members().find(waits), members().find(is_early));
+        let Some(conn) = waiting.or(begun) else { return };
         if counted.connections > self.limits.connections_per_user {
             return doors.close(conn, Close::TooManyConnections);
+        }
+        match counted.early {
+            true => self.early.insert((key, conn.index), counted.ask),
+            false => self.early.remove(&(key, conn.index)),
+        };
+        if waiting.is_none() {
+            return;
         }
         let owed = self.catch_ups.remove(&(key, conn.index)).and_then(|it| it.owed).expect("it waits for its beginning");
         self.begin(key, conn, owed, now, doors);
