@@ -156,12 +156,14 @@ impl Site {
             )
         };
         let gateways = (0..GATEWAYS).map(gateway).collect::<Result<_>>()?;
+        // A gateway that closes connections as it drains has not failed: a front that took it so would have none left, and a browser
+        // that is told 502 comes no more. The next one is tried instead.
         let front = data.join("nginx.conf");
-        let servers: String = (0..GATEWAYS).map(|number| format!("server 127.0.0.1:{};", FRONT + 10 + number)).collect();
+        let servers: String = (0..GATEWAYS).map(|number| format!("server 127.0.0.1:{} max_fails=0;", FRONT + 10 + number)).collect();
         fs::write(
             &front,
             format!(
-                "daemon off; error_log {0}/nginx.log; pid {0}/nginx.pid; worker_processes 1; worker_rlimit_nofile 20000;\n\
+                "daemon off; master_process off; error_log {0}/nginx.log; pid {0}/nginx.pid; worker_processes 1; worker_rlimit_nofile 20000;\n\
                  events {{ worker_connections 16000; }}\n\
                  http {{ access_log off; upstream gateways {{ {servers} }}\n\
                  map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}\n\
