@@ -159,7 +159,8 @@ impl Site {
         // A gateway that closes connections as it drains has not failed: a front that took it so would have none left, and a browser
         // that is told 502 comes no more. The next one is tried instead.
         let front = data.join("nginx.conf");
-        let servers: String = (0..GATEWAYS).map(|number| format!("server 127.0.0.1:{} max_fails=0;", FRONT + 10 + number)).collect();
+        let servers: String =
+            (0..GATEWAYS).map(|number| format!("server 127.0.0.1:{} max_fails=0;", FRONT + 10 + number)).collect();
         fs::write(
             &front,
             format!(
