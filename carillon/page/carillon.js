@@ -380,8 +380,7 @@ var init_fallback = __esm({
         if (ephemeral && posting.count > 0) return;
         this.#postings.set(name, posting);
         posting.count += 1;
-        const headers = { "Content-Type": "application/json", "Carillon-Client": this._clientId };
-        const request = { method: "POST", headers, body: JSON.stringify({ payload, key, ephemeral }) };
+        const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ payload, key, ephemeral }) };
         posting.last = posting.last.then(async () => {
           try {
             const ack = await this.#ask(`rooms/${encodeURIComponent(name)}/messages`, request);
@@ -412,7 +411,7 @@ var init_fallback = __esm({
         throw new Refused(answer.status, { code: body.code ?? "internal", message: body.detail ?? "", retryAfterMs, outcome: body.outcome });
       }
       #fetch(path, request) {
-        return this._fetch(new URL(path, this._url), { ...request, headers: { ...request.headers, Authorization: `Bearer ${this._token}` } });
+        return this._fetch(new URL(path, this._url), { ...request, headers: { ...request.headers, Authorization: `Bearer ${this._token}`, "Carillon-Client": this._clientId } });
       }
       async #answer(frame, asked) {
         try {
@@ -496,24 +495,25 @@ var look_exports = {};
 __export(look_exports, {
   look: () => look
 });
-async function look(wire, room, { text, inDoubtSince }, known) {
-  const sinceTs = inDoubtSince - SKEW_MS;
+async function look(wire, room, { key, inDoubtSince }) {
   let before;
   for (let page = 0; page < PAGES_MAX; page += 1) {
     const { messages, more } = await new Promise((resolve, reject) => wire._ask({ type: "history", room, before, limit: PAGE2 }, {}, resolve, reject));
-    const found = messages.find(({ id, sender, payload, ts }) => sender === wire.connection.userId && !known.has(id) && ts > sinceTs && JSON.stringify(payload) === text);
+    const found = messages.find((message) => message.key === key);
     if (found) return { ...found, duplicate: true };
-    if (!more || !messages[0] || messages[0].ts <= sinceTs) break;
-    before = messages[0].offset;
+    const [oldest] = messages;
+    if (!oldest || oldest.offset === 1 || oldest.ts <= inDoubtSince - SKEW_MS) return void 0;
+    if (!more) break;
+    before = oldest.offset;
   }
-  return void 0;
+  return null;
 }
 var SKEW_MS, PAGE2, PAGES_MAX;
 var init_look = __esm({
   "src/look.ts"() {
     "use strict";
     SKEW_MS = 10 * 6e4;
-    PAGE2 = 200;
+    PAGE2 = 1e3;
     PAGES_MAX = 20;
   }
 });
@@ -949,7 +949,6 @@ function listenToSurroundings(wake) {
 
 // src/publishing.ts
 var KEY_KNOWN_MS = 1e5;
-var KNOWN_MAX = 4e3;
 var LOAD_AGAIN_MS = 5e3;
 var Publishing = class {
   constructor(_room) {
@@ -959,13 +958,10 @@ var Publishing = class {
     /** Counts connections; what was held belongs to one. */
     this.#turn = 0;
     this.#attempt = 0;
-    /** Ids of what was settled, so that it is not found a second time. */
-    this.#known = /* @__PURE__ */ new Set();
   }
   #isHeld;
   #turn;
   #attempt;
-  #known;
   add(publish) {
     this.list.push(publish);
     this._room._wire._queued += 1;
@@ -1032,7 +1028,6 @@ var Publishing = class {
   /** False: it was settled before. */
   #settle(publish, { offset, id, ts, duplicate }) {
     const isFirst = this.#remove(publish);
-    if (this.#known.add(id).size > KNOWN_MAX) this.#known.delete(this.#known.values().next().value);
     publish.resolve({ offset, id, ts, ...duplicate && { duplicate } });
     return isFirst;
   }
@@ -1055,11 +1050,11 @@ var Publishing = class {
       if (turn !== this.#turn) return;
       this.#isHeld = false;
       if (found) this.#settle(publish, found);
-      else if (error || publish.isHidden) this.#fail(publish, error ?? new CarillonError("unavailable", "the room was trimmed"));
+      else if (error || found === null || publish.isHidden) this.#fail(publish, error ?? new CarillonError("unavailable", "the room was trimmed"));
       else this.#send(publish, true);
       this.pump();
     };
-    Promise.resolve().then(() => (init_look(), look_exports)).then(({ look: look2 }) => look2(this._room._wire, this._room.name, publish, this.#known)).then(settle, (error) => error instanceof CarillonError ? settle(void 0, error) : this.#hold(LOAD_AGAIN_MS));
+    Promise.resolve().then(() => (init_look(), look_exports)).then(({ look: look2 }) => look2(this._room._wire, this._room.name, publish)).then(settle, (error) => error instanceof CarillonError ? settle(void 0, error) : this.#hold(LOAD_AGAIN_MS));
   }
 };
 
@@ -1357,7 +1352,7 @@ var Room = class extends Emitter {
   }
   // --------------------------------------------------------------------------------------------- counting
   #onStored(frame) {
-    const publish = frame.type === "own" ? this.#publishing.settleKey(frame.key, frame) : void 0;
+    const publish = this.#publishing.settleKey(frame.key, frame);
     if (!this.#isCounting) return;
     const { offset, epoch } = frame;
     if (offset === 1 && epoch && epoch !== this.#epoch) {
@@ -1378,7 +1373,7 @@ var Room = class extends Emitter {
   }
   /** @internal */
   _isReadSince(time) {
-    return this.state === "live" && this._wire.connection.transport === "websocket" && !this.#echo && this.#readSince <= time;
+    return this.state === "live" && !this.#echo && this.#readSince <= time;
   }
   /** @internal */
   _onStored(publish, ack) {

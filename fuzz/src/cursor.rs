@@ -35,7 +35,7 @@ fn block(payload: &[u8]) {
     if serde_json::from_slice::<&serde_json::value::RawValue>(payload).is_err() {
         return;
     }
-    let message = Outgoing { room: "a", payload, sender: "u", offset: 1, id: MessageId([0; 16]), ts: 1, epoch: "i.1" };
+    let message = Outgoing { room: "a", payload, sender: "u", offset: 1, id: MessageId([0; 16]), ts: 1, epoch: "i.1", key: "" };
     for block in [sse::message(&message), sse::personal_message(&message)] {
         let text = String::from_utf8(block).expect("JSON is UTF-8");
         let body = text.strip_suffix("\n\n").expect("a block ends with an empty line");

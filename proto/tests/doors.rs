@@ -137,6 +137,7 @@ fn outgoing(fields: &Value) -> Outgoing<'_> {
         id: id(&fields["id"]),
         ts: number(&fields["ts"]),
         epoch: fields.get("epoch").map_or("", text),
+        key: fields.get("key").map_or("", text),
     }
 }
 

@@ -195,6 +195,7 @@ fn outgoing(fields: &Map<String, Value>) -> Outgoing<'_> {
         id: fields.get("id").map_or(MessageId([0; 16]), message_id),
         ts: number(&fields["ts"]),
         epoch: fields.get("epoch").map_or("", text),
+        key: fields.get("key").map_or("", text),
     }
 }
 

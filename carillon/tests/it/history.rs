@@ -1,6 +1,6 @@
 //! Reading what is stored, in both directions.
 
-use crate::{client::Client, server::Server};
+use crate::{client::Client, http::Call, server::Server};
 
 /// More than the owner keeps at hand, so that both of its sources are read.
 const STORED: u64 = 300;
@@ -196,6 +196,35 @@ async fn entries_are_messages() {
         }
         assert_eq!(stored.has("epoch"), heard.has("epoch"));
     }
+}
+
+#[tokio::test]
+async fn own_entries_have_their_keys() {
+    let server = Server::start().await;
+    let token = server.token("ada");
+    let (mut phone, mut laptop) = (server.connect_as("ada", "phone").await, server.connect_as("ada", "laptop").await);
+    let mut bob = server.connect_as("bob", "phone").await;
+    phone.say_with("lobby", 1, r#""key":"a""#).await;
+    laptop.say_with("lobby", 2, r#""key":"b""#).await;
+    phone.say("lobby", 3).await;
+    bob.say_with("lobby", 4, r#""key":"c""#).await;
+    // In nobody's name, and so nobody's own.
+    let post = Call::new("POST", "/rooms/lobby/messages").token(&token).json(r#"{"payload":5,"key":"d"}"#);
+    assert_eq!(post.to(&server).await.status, 201);
+
+    let keys = |page: &str| -> Vec<(u64, String)> {
+        let page: serde_json::Value = serde_json::from_str(page).unwrap();
+        let messages = page["messages"].as_array().unwrap().iter();
+        messages.filter_map(|message| Some((message["offset"].as_u64()?, message["key"].as_str()?.to_owned()))).collect()
+    };
+    for (client, own) in [(&mut phone, vec![(1, "a")]), (&mut laptop, vec![(2, "b")]), (&mut bob, vec![(4, "c")])] {
+        let own: Vec<_> = own.into_iter().map(|(offset, key)| (offset, key.to_owned())).collect();
+        assert_eq!(keys(&client.history("lobby", "").await.raw), own);
+    }
+    let read = || Call::new("GET", "/rooms/lobby/messages").token(&token);
+    assert_eq!(keys(&read().header("carillon-client", "phone").to(&server).await.body), [(1, "a".to_owned())]);
+    assert!(keys(&read().to(&server).await.body).is_empty());
+    assert_eq!(read().header("carillon-client", "not legal").to(&server).await.status, 400);
 }
 
 #[tokio::test]

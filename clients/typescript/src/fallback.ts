@@ -1,5 +1,5 @@
 // Where WebSocket is blocked: a socket that speaks the frames of the WebSocket, and reads by Server-Sent Events and writes by
-// HTTP. So nothing else of the SDK knows the difference, but for keys of one's own messages, which can't be seen here.
+// HTTP. So nothing else of the SDK knows the difference.
 //
 // It is taken on evidence only: HTTP reaches the server, and a WebSocket at the same time does not. A server that was away for
 // a while lets both through again.
@@ -390,8 +390,7 @@ class FallbackSocket implements SocketLike {
     if (ephemeral && posting.count > 0) return;
     this.#postings.set(name, posting);
     posting.count += 1;
-    const headers = { "Content-Type": "application/json", "Carillon-Client": this._clientId };
-    const request = { method: "POST", headers, body: JSON.stringify({ payload, key, ephemeral }) };
+    const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ payload, key, ephemeral }) };
     posting.last = posting.last.then(async () => {
       try {
         const ack = await this.#ask(`rooms/${encodeURIComponent(name)}/messages`, request);
@@ -426,7 +425,7 @@ class FallbackSocket implements SocketLike {
   }
 
   #fetch(path: string, request: RequestInit): Promise<Response> {
-    return this._fetch(new URL(path, this._url), { ...request, headers: { ...request.headers, Authorization: `Bearer ${this._token}` } });
+    return this._fetch(new URL(path, this._url), { ...request, headers: { ...request.headers, Authorization: `Bearer ${this._token}`, "Carillon-Client": this._clientId } });
   }
 
   async #answer(frame: Json, asked: Promise<Json>): Promise<void> {

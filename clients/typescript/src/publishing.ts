@@ -1,10 +1,10 @@
 // What a room has said and has no answer for yet: in order, once, however long the connection was away.
 //
 // A publish that was sent and not answered is in doubt: it may be stored or not. It is settled by the first of
-//   1. an `own` frame in the replay that carries its key: it was stored;
+//   1. its key in the replay, in an `own` frame or in what is read from the history: it was stored;
 //   2. its repetition with the same key, for as long as the server surely knows the key: the answer names the first;
 //   3. a replay that was whole and did not show it: it was not stored, and is sent again;
-//   4. where there is no such replay (the room is not joined, or keys can't be seen): the room's history, see `look.ts`;
+//   4. where there is no such replay (the room is not joined, or own messages come as all others): its key in the history, see `look.ts`;
 //   5. where that may have been taken by retention: nobody knows, and the promise rejects with outcome `unknown`.
 
 import type { Clock } from "./clock.js";
@@ -15,8 +15,6 @@ import type { Wire } from "./wire.js";
 
 /** The server knows a key for two minutes or more, from when it was stored; a repetition takes some time to arrive. */
 export const KEY_KNOWN_MS = 100_000;
-/** Ids of settled publishes that are kept: as many as `look.ts` looks through. */
-const KNOWN_MAX = 4_000;
 /** A part of the SDK that could not be loaded is asked for again. */
 const LOAD_AGAIN_MS = 5_000;
 
@@ -53,8 +51,6 @@ export class Publishing {
   /** Counts connections; what was held belongs to one. */
   #turn = 0;
   #attempt = 0;
-  /** Ids of what was settled, so that it is not found a second time. */
-  #known = new Set<string>();
 
   constructor(private readonly _room: SaidIn) {}
 
@@ -137,7 +133,6 @@ export class Publishing {
   /** False: it was settled before. */
   #settle(publish: Publish, { offset, id, ts, duplicate }: Frame): boolean {
     const isFirst = this.#remove(publish);
-    if (this.#known.add(id).size > KNOWN_MAX) this.#known.delete(this.#known.values().next().value!);
     publish.resolve({ offset, id, ts, ...(duplicate && { duplicate }) });
     return isFirst;
   }
@@ -159,16 +154,16 @@ export class Publishing {
   #look(publish: Publish): void {
     this.#isHeld = true;
     const turn = this.#turn;
-    const settle = (found: Frame | undefined, error?: CarillonError) => {
+    const settle = (found: Frame | undefined | null, error?: CarillonError) => {
       if (turn !== this.#turn) return;
       this.#isHeld = false;
       if (found) this.#settle(publish, found);
-      else if (error || publish.isHidden) this.#fail(publish, error ?? new CarillonError("unavailable", "the room was trimmed"));
+      else if (error || found === null || publish.isHidden) this.#fail(publish, error ?? new CarillonError("unavailable", "the room was trimmed"));
       else this.#send(publish, true);
       this.pump();
     };
     import("./look.js")
-      .then(({ look }) => look(this._room._wire, this._room.name, publish, this.#known))
+      .then(({ look }) => look(this._room._wire, this._room.name, publish))
       .then(settle, (error) => (error instanceof CarillonError ? settle(undefined, error) : this.#hold(LOAD_AGAIN_MS)));
   }
 }

@@ -393,8 +393,8 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
   // --------------------------------------------------------------------------------------------- counting
 
   #onStored(frame: Frame): void {
-    // Whatever it is a repeat of, or whatever comes later again: a key is a key.
-    const publish = frame.type === "own" ? this.#publishing.settleKey(frame.key, frame) : undefined;
+    // Whatever it is a repeat of, or whatever comes later again: a key is a key. Only one's own messages have one.
+    const publish = this.#publishing.settleKey(frame.key, frame);
     if (!this.#isCounting) return;
     const { offset, epoch } = frame;
     if (offset === 1 && epoch && epoch !== this.#epoch) {
@@ -418,8 +418,8 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
 
   /** @internal */
   _isReadSince(time: number): boolean {
-    // Over SSE, and where own messages come like all others, no frame tells the key.
-    return this.state === "live" && this._wire.connection.transport === "websocket" && !this.#echo && this.#readSince <= time;
+    // Where own messages come like all others, no frame tells the key.
+    return this.state === "live" && !this.#echo && this.#readSince <= time;
   }
 
   /** @internal */

@@ -199,7 +199,7 @@ describe("a publish in doubt", () => {
     world.socket.says(message(400));
     await until(() => world.socket.of("history").length === 2);
     world.answer("history", { type: "history", messages: [message(400)], more: false, epoch: "e1" });
-    await settled();
+    await until(() => published.state === "failed");
     assert.deepEqual([published.error?.code, published.error?.outcome], ["unavailable", "unknown"]);
     assert.equal(world.socket.of("broadcast").length, 0);
   });
@@ -251,10 +251,10 @@ describe("a publish in doubt, in a room that is not joined,", () => {
   });
 
   it("is looked for in the history after that", async () => {
-    const { world, published, past } = await unjoined(3 * MINUTE_MS);
+    const { world, published, key, past } = await unjoined(3 * MINUTE_MS);
     assert.equal(world.socket.of("broadcast").length, 0);
-    // Another one of the same words was acknowledged before; another user said the same.
-    const messages = [past("same", 4), past("same", 5, { sender: "grace" }), past("same", 6)];
+    // By its key alone: others of the same words are others, also one that another tab of the same user said.
+    const messages = [past("same", 4, { key: "another" }), past("same", 5, { sender: "grace" }), past("same", 6, { key }), past("same", 7)];
     world.answer("history", { type: "history", messages, more: true, epoch: "e1" });
     await settled();
     assert.deepEqual([published.value?.offset, published.value?.duplicate], [6, true]);
@@ -270,6 +270,24 @@ describe("a publish in doubt, in a room that is not joined,", () => {
     world.answer("broadcast", ack(9));
     await settled();
     assert.equal(published.value?.offset, 9);
+  });
+
+  it("is sent again if the room began later, and also where it is empty", async () => {
+    for (const messages of [[message(1, "x", { ts: 1_000_000_100_000 })], []]) {
+      const { world, published } = await unjoined(3 * MINUTE_MS);
+      world.answer("history", { type: "history", messages, more: false, epoch: messages.length ? "e1" : "" });
+      await until(() => world.socket.of("broadcast").length === 1);
+      world.answer("broadcast", ack(9));
+      await settled();
+      assert.equal(published.value?.offset, 9);
+    }
+  });
+
+  it("stays unknown where the history does not reach back to it", async () => {
+    const { world, published, past } = await unjoined(3 * MINUTE_MS);
+    world.answer("history", { type: "history", messages: [past("same", 40)], more: false, epoch: "e1" });
+    await until(() => published.state === "failed");
+    assert.deepEqual([published.error.code, published.error.outcome, world.socket.of("broadcast").length], ["unavailable", "unknown", 0]);
   });
 
   it("stays unknown where the history may not be read", async () => {

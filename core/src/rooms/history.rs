@@ -242,7 +242,14 @@ impl Rooms {
 }
 
 fn answer(history: &History, more: bool, doors: &mut impl Doors) {
-    let messages: Vec<Outgoing<'_>> = history.found.iter().filter_map(outgoing).collect();
+    let (user, client) = doors.identity(history.conn);
+    // What was said in nobody's name has no client, and is nobody's own.
+    let is_own = |message: &Message| !client.is_empty() && message.client == client && message.sender == user;
+    let shown = |message| {
+        let out = outgoing(message)?;
+        Some(if is_own(message) { Outgoing { key: &message.key, ..out } } else { out })
+    };
+    let messages: Vec<Outgoing<'_>> = history.found.iter().filter_map(shown).collect();
     let epoch = Epoch::from_wire(&history.epoch);
     let frame = ServerFrame::History {
         room: &history.room,

@@ -333,5 +333,6 @@ pub(super) fn outgoing(message: &Message) -> Option<Outgoing<'_>> {
         id,
         ts: message.ts,
         epoch: &message.epoch,
+        key: "",
     })
 }

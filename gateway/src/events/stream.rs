@@ -207,8 +207,16 @@ mod tests {
             let mut stream = open(last_id);
             let joined = join(&mut stream, "a");
             assert_eq!(joined.contains("event: gap"), last_id.is_some(), "{joined}");
-            let message =
-                Outgoing { room: "a", payload: b"1", sender: "bob", offset: 6, id: MessageId([0; 16]), ts: 1, epoch: "i.1" };
+            let message = Outgoing {
+                room: "a",
+                payload: b"1",
+                sender: "bob",
+                offset: 6,
+                id: MessageId([0; 16]),
+                ts: 1,
+                epoch: "i.1",
+                key: "",
+            };
             let line = stream.on_message(&message).unwrap();
             let seen = if last_id.is_some() { vec![(id(&joined), 5)] } else { Vec::new() };
             for (id, offset) in seen.into_iter().chain([(id(std::str::from_utf8(&line).unwrap()), 6)]) {

@@ -62,28 +62,31 @@ pub(super) async fn history(front: &Rc<Front>, request: &Request<Upload>, room: 
         }
     }
     let frame = |room| parse_history(room, before.as_deref(), after.as_deref(), limit.as_deref());
-    read(front, request, room, frame).await
+    // One's own messages are shown with their keys.
+    let client = client(request.headers())?;
+    read(front, request, room, client, frame).await
 }
 
 /// `GET /rooms/{room}/presence`.
 pub(super) async fn presence(front: &Rc<Front>, request: &Request<Upload>, room: &str) -> Result<Reply, Problem> {
-    read(front, request, room, |room| Ok(ClientFrame::Presence { room })).await
+    read(front, request, room, None, |room| Ok(ClientFrame::Presence { room })).await
 }
 
 /// `DELETE /rooms/{room}`: what is stored there is gone for good, with the grant `admin` for this room.
 pub(super) async fn erase(front: &Rc<Front>, request: &Request<Upload>, room: &str) -> Result<Reply, Problem> {
-    read(front, request, room, |room| Ok(ClientFrame::Erase { room })).await
+    read(front, request, room, None, |room| Ok(ClientFrame::Erase { room })).await
 }
 
 async fn read(
     front: &Rc<Front>,
     request: &Request<Upload>,
     room: &str,
+    client: Option<ClientId>,
     frame: impl FnOnce(RoomName) -> Result<ClientFrame<'static>, BadFrame>,
 ) -> Result<Reply, Problem> {
     let claims = who(front, request.headers(), request.extensions()).await?;
     let frame = frame(named(room)?).map_err(bad)?;
-    request::ask(front, claims, None, Parent::Unsampled, frame).await
+    request::ask(front, claims, client, Parent::Unsampled, frame).await
 }
 
 /// Who asks, if they may ask now.
@@ -101,7 +104,7 @@ fn bad(frame: BadFrame) -> Problem {
     Problem::new(frame.code, frame.message)
 }
 
-/// `Carillon-Client`: in whose name it is said, so that the sender's own connections are not told.
+/// `Carillon-Client`: in whose name it is said, so that the sender's own connections are not told; or who reads.
 fn client(headers: &HeaderMap) -> Result<Option<ClientId>, Problem> {
     let Some(value) = headers.get("carillon-client") else { return Ok(None) };
     let client = value.to_str().ok().and_then(|value| ClientId::parse(value).ok());

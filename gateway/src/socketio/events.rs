@@ -280,6 +280,7 @@ mod tests {
                 id,
                 ts: said["ts"].as_u64().unwrap(),
                 epoch: text("epoch"),
+                key: "",
             };
             let event = match row["kindBytes"].as_u64().unwrap() as usize {
                 0 => message(&out),
@@ -333,6 +334,7 @@ mod tests {
             id: MessageId([0; 16]),
             ts: 7,
             epoch: "e.1",
+            key: "",
         };
         let body = |out: &Outgoing<'_>| String::from_utf8(message_of_kind(out, 4).to_vec()).unwrap();
         let id = "00000000-0000-0000-0000-000000000000";

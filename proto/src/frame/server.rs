@@ -38,6 +38,8 @@ pub struct Outgoing<'a> {
     pub ts: u64,
     /// The room's life; told with offset 1.
     pub epoch: &'a str,
+    /// Its idempotency key, told in a `history` to whoever said it; empty: none, or not to be told.
+    pub key: &'a str,
 }
 
 /// An entry of a `history` frame.
@@ -448,6 +450,9 @@ impl<'o> Object<'o> {
         if message.offset == 1 {
             self.text("epoch", message.epoch);
         }
+        if !message.key.is_empty() {
+            self.text("key", message.key);
+        }
     }
 }
 
@@ -469,6 +474,7 @@ mod tests {
             id: MessageId([0; 16]),
             ts: 5,
             epoch: "e.1",
+            key: "",
         };
         assert_eq!(
             json(&ServerFrame::Message(message)),
@@ -493,12 +499,13 @@ mod tests {
         };
         let ack = ServerFrame::Ack { reference: "1", room: &room, stored: None, ts: 5, duplicate: false };
         assert_eq!(text(&|out| ack.write_answer(out)), r#"{"room":"r","ts":5}"#);
-        let message = Outgoing { room: "r", payload: b"1", sender: "u", offset: 2, id: MessageId([0; 16]), ts: 5, epoch: "i.1" };
+        let message =
+            Outgoing { room: "r", payload: b"1", sender: "u", offset: 2, id: MessageId([0; 16]), ts: 5, epoch: "i.1", key: "k" };
         let history =
             ServerFrame::History { room: &room, reference: Some("1"), messages: &[message], more: false, epoch: &epoch };
         assert_eq!(
             text(&|out| history.write_resource(out)),
-            r#"{"messages":[{"room":"r","payload":1,"sender":"u","offset":2,"id":"00000000-0000-0000-0000-000000000000","ts":5}],"more":false,"epoch":"i.1"}"#
+            r#"{"messages":[{"room":"r","payload":1,"sender":"u","offset":2,"id":"00000000-0000-0000-0000-000000000000","ts":5,"key":"k"}],"more":false,"epoch":"i.1"}"#
         );
     }
 
@@ -507,7 +514,8 @@ mod tests {
         let (room, epoch) = (RoomName::parse("r").unwrap(), Epoch::new("i", 1));
         let (user, client) = (UserId::parse("u").unwrap(), ClientId::parse("c").unwrap());
         let limits = Limits { frame_bytes: 1, rooms: 2, frames_per_second: 3 };
-        let message = Outgoing { room: "r", payload: b"1", sender: "u", offset: 1, id: MessageId([1; 16]), ts: 1, epoch: "i.1" };
+        let message =
+            Outgoing { room: "r", payload: b"1", sender: "u", offset: 1, id: MessageId([1; 16]), ts: 1, epoch: "i.1", key: "" };
         let member = |user: &str, info: &str| Present { user: user.into(), info: info.into(), connections: 2 };
         let presence = Presence { count: 3, members: vec![member("a", ""), member("b", r#"{"n":1}"#)] };
         let frames = [
