@@ -1284,6 +1284,7 @@ var Room = class extends Emitter {
       this.error = error;
       if (!mayRetry(error.code)) return this.#onRefused(error);
       this.#enter("joining");
+      this.#publishing.pump();
       this.#joinTimer = this._clock.setTimeout(() => this.#join(), retryAfterMs ?? backoffMs(this.#joinAttempt++, this._clock.random));
     }, { ...place, presence: this.#isWatched(), echo: this.#echo });
   }
@@ -1369,7 +1370,7 @@ var Room = class extends Emitter {
   }
   /** @internal */
   _isOpen() {
-    return this.state !== "joining";
+    return this.state !== "joining" || Boolean(this.error);
   }
   /** @internal */
   _isReadSince(time) {

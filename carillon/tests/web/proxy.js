@@ -3,7 +3,10 @@
 import { connect, createServer } from "node:net";
 
 export class Proxy {
-  /** `open`, `cut` (connections end, new ones are refused) or `silent` (nothing comes through, nothing ends). */
+  /**
+   * `open`, `cut` (connections end, new ones are refused), `silent` (nothing comes through, nothing ends) or `deaf` (the server is
+   * told everything, and nothing that it says comes back).
+   */
   mode = "open";
   /** WebSocket is refused with 403, as some companies' proxies do. */
   blocksWebSocket = false;
@@ -29,8 +32,9 @@ export class Proxy {
     this.mode = mode;
     if (mode === "cut") this.drop();
     // What was held in silence is lost with its connection, as in a network that is gone for long.
-    if (mode === "open") for (const pair of this.#pairs) if (pair.isSilent) pair.end();
+    if (mode === "open") for (const pair of this.#pairs) if (pair.isSilent || pair.isDeaf) pair.end();
     if (mode === "silent") for (const pair of this.#pairs) pair.isSilent = true;
+    if (mode === "deaf") for (const pair of this.#pairs) pair.isDeaf = true;
   }
 
   /** Ends all connections of now. */
@@ -47,7 +51,7 @@ export class Proxy {
     if (this.mode === "cut") return client.destroy();
     const [host, port] = this.target().split(":");
     const server = connect(Number(port), host);
-    const pair = { isSilent: this.mode === "silent", end: () => (client.destroy(), server.destroy(), this.#pairs.delete(pair)) };
+    const pair = { isSilent: this.mode === "silent", isDeaf: this.mode === "deaf", end: () => (client.destroy(), server.destroy(), this.#pairs.delete(pair)) };
     this.#pairs.add(pair);
     client.on("data", (bytes) => {
       if (pair.isSilent) return;
@@ -55,7 +59,7 @@ export class Proxy {
         client.end("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
       } else server.write(bytes);
     });
-    server.on("data", (bytes) => pair.isSilent || client.write(bytes));
+    server.on("data", (bytes) => pair.isSilent || pair.isDeaf || client.write(bytes));
     for (const socket of [client, server]) socket.on("error", () => pair.end()).on("close", () => pair.isSilent || pair.end());
   }
 }

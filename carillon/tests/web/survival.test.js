@@ -4,18 +4,20 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, describe, it } from "node:test";
 import { Proxy } from "./proxy.js";
-import { Server, waitFor } from "./server.js";
-import { BACK_WITHIN_MS, Tab, launch, texts } from "./tab.js";
+import { Client, Server, waitFor } from "./server.js";
+import { BACK_WITHIN_MS, DESKTOP, Tab, launch, texts } from "./tab.js";
 
 const LIMIT = { timeout: 300_000 };
+/** More than the page asks for when it comes for the first time: only a real resume has them all. */
+const MANY = Array.from({ length: 60 }, (_, n) => `bob ${n}`);
 
 let browser;
 before(async () => void (browser = await launch()));
 after(() => browser?.close());
 
 /** Ada and Grace have said something already; what is said from here on is counted with it. */
-async function meet(come, room) {
-  const [ada, grace] = await Promise.all([come("ada", room), come("grace", room)]);
+async function meet(come, room, options) {
+  const [ada, grace] = await Promise.all([come("ada", room, options), come("grace", room, options)]);
   await ada.type("ada before");
   await grace.type("grace before");
   await Promise.all([ada.logOf(2), grace.logOf(2)]);
@@ -62,11 +64,24 @@ function story(transport) {
     await server?.remove();
   });
 
-  const come = async (name, room, token = server.token(name)) => {
-    const tab = await Tab.open(browser, `${proxy.url}/#${new URLSearchParams({ token, room })}`);
+  const come = async (name, room, { token = server.token(name), ...options } = {}) => {
+    const tab = await Tab.open(browser, `${proxy.url}/#${new URLSearchParams({ token, room })}`, { ...DESKTOP, ...options });
     tabs.push(tab);
     return tab.live(BACK_WITHIN_MS);
   };
+
+  /** Somebody whose network does not break. */
+  async function elsewhere(what) {
+    const bob = await Client.connect(server, server.token("bob"));
+    const answer = await what(bob);
+    bob.close();
+    return answer;
+  }
+  const sayMany = (room) => elsewhere((bob) => Promise.all(MANY.map((text) => bob.ask({ type: "broadcast", room, payload: { text } }))));
+  const isStored = (room, text) => elsewhere(async (bob) => {
+    const { messages } = await bob.ask({ type: "history", room });
+    return messages.some(({ payload }) => payload.text === text);
+  });
 
   it("the network goes and comes back", async () => {
     const { ada, grace } = await meet(come, `network over ${transport}`);
@@ -76,10 +91,11 @@ function story(transport) {
     await ada.type("ada offline");
     await grace.type("grace offline");
     await ada.type("ada still offline");
+    await sayMany(`network over ${transport}`);
     proxy.set("open");
     await ada.context.setOffline(false);
     await Promise.all([ada.live(BACK_WITHIN_MS), grace.live(BACK_WITHIN_MS)]);
-    await agree({ ada, grace }, ["ada offline", "grace offline", "ada still offline"], `survived-network-${transport}`);
+    await agree({ ada, grace }, ["ada offline", "grace offline", "ada still offline", ...MANY], `survived-network-${transport}`);
   });
 
   it("the server is killed and starts again", async () => {
@@ -104,6 +120,25 @@ function story(transport) {
     await agree({ ada, grace }, ["ada while it leaves", "grace while it leaves", "grace meanwhile"], `survived-drain-${transport}`);
   });
 
+  it("the answer to what was said is lost, and the server may have forgotten it when the network is back", async () => {
+    const room = `unanswered over ${transport}`;
+    const { ada, grace } = await meet(come, room, { hasClock: true });
+    proxy.set("deaf");
+    await ada.type("ada unanswered");
+    await waitFor(() => isStored(room, "ada unanswered"), BACK_WITHIN_MS, () => "the server to have it");
+    // Longer than any key is known: it is not to be repeated, but found in what comes next.
+    await ada.page.clock.fastForward(10 * 60_000);
+    // A question whether anybody is there goes unanswered as well.
+    await ada.page.clock.fastForward(15_000);
+    await away(ada);
+    await ada.type("ada later");
+    proxy.set("open");
+    await Promise.all([ada.live(BACK_WITHIN_MS), grace.live(BACK_WITHIN_MS)]);
+    await agree({ ada, grace }, ["ada unanswered", "ada later"], `survived-unanswered-${transport}`);
+    const said = [...ada.sent, ...ada.posted].map(({ payload }) => payload?.text).filter(Boolean);
+    assert.deepEqual(said, ["ada before", "ada unanswered", "ada later"]);
+  });
+
   it("a tab is frozen and wakes", async () => {
     const { ada, grace } = await meet(come, `frozen over ${transport}`);
     const devtools = await ada.context.newCDPSession(ada.page);
@@ -112,16 +147,17 @@ function story(transport) {
     await grace.live(BACK_WITHIN_MS);
     for (let n = 0; n < 3; n += 1) await grace.type(`grace ${n}`);
     await grace.logOf(5);
+    await sayMany(`frozen over ${transport}`);
     await devtools.send("Page.setWebLifecycleState", { state: "active" });
     await ada.live(BACK_WITHIN_MS);
     await ada.type("ada awake");
-    await agree({ ada, grace }, ["grace 0", "grace 1", "grace 2", "ada awake"], `survived-frozen-${transport}`);
+    await agree({ ada, grace }, ["grace 0", "grace 1", "grace 2", ...MANY, "ada awake"], `survived-frozen-${transport}`);
   });
 
   it("a token ends, and another one is brought", async () => {
     const room = `token over ${transport}`;
     const grace = await come("grace", room);
-    const ada = await come("ada", room, server.token("ada", "--ttl", "6s"));
+    const ada = await come("ada", room, { token: server.token("ada", "--ttl", "6s") });
     await ada.type("ada before");
     await grace.logOf(1);
     await grace.type("grace before");
@@ -143,5 +179,24 @@ function story(transport) {
     const frames = () => ada.received.length;
     if (transport === "websocket") return assert.ok(await waitFor(frames, BACK_WITHIN_MS, () => "frames"));
     assert.equal(frames(), 0);
+  });
+
+  if (transport === "sse") it("WebSocket is let through again, and is gone back to", async () => {
+    const { ada, grace } = await meet(come, "free again", { hasClock: true });
+    assert.deepEqual([ada.received, grace.received], [[], []]);
+    proxy.blocksWebSocket = false;
+    const isBack = (tab) => waitFor(() => tab.received.some(({ type }) => type === "joined"), BACK_WITHIN_MS, () => "frames by WebSocket");
+    // Ada's page looks for it now and then; Grace's when it connects again.
+    await ada.page.clock.fastForward(31_000);
+    await Promise.all([ada.type("ada on her way"), grace.type("grace still there"), isBack(ada)]);
+    assert.deepEqual(grace.received, []);
+    proxy.drop();
+    await Promise.all([ada.type("ada again"), grace.type("grace on her way"), isBack(grace)]);
+    await Promise.all([ada.live(BACK_WITHIN_MS), grace.live(BACK_WITHIN_MS)]);
+    await Promise.all([ada.type("ada by WebSocket"), grace.type("grace by WebSocket")]);
+    const said = ["ada on her way", "grace still there", "ada again", "grace on her way", "ada by WebSocket", "grace by WebSocket"];
+    await agree({ ada, grace }, said, "survived-freedom");
+    for (const tab of [ada, grace]) assert.ok(tab.sent.some(({ payload }) => /by WebSocket$/.test(payload?.text)));
+    proxy.blocksWebSocket = true;
   });
 }

@@ -38,10 +38,13 @@ export class Tab {
   /** What came over the page's WebSockets, and what it sent, in order. */
   received = [];
   sent = [];
+  /** What it sent by HTTP. */
+  posted = [];
   /** Anything that must not happen in a page: exceptions, and what its content security policy refused. */
   complaints = [];
 
-  static async open(browser, link, options = DESKTOP) {
+  /** With `hasClock`, `page.clock` can have time pass in this tab. */
+  static async open(browser, link, { hasClock, ...options } = DESKTOP) {
     const tab = new Tab();
     tab.context = await browser.newContext({ colorScheme: "light", locale: "en-GB", ...options });
     tab.page = await tab.context.newPage();
@@ -52,6 +55,8 @@ export class Tab {
       socket.on("framereceived", ({ payload }) => tab.received.push(JSON.parse(payload)));
       socket.on("framesent", ({ payload }) => tab.sent.push(JSON.parse(payload)));
     });
+    tab.page.on("request", (request) => request.method() === "POST" && tab.posted.push(request.postDataJSON()));
+    if (hasClock) await tab.page.clock.install();
     await tab.page.goto(link);
     return tab;
   }

@@ -5,7 +5,8 @@
 // a while lets both through again.
 //
 // Each room is read from the history up to its head, behind an open feed of live messages; both are joined by offset. That
-// takes the grant `history`; a room without it waits until WebSocket is possible. A feed that breaks ends the socket, and the next one begins where the rooms are.
+// takes the grant `history`; a room without it waits until WebSocket is possible, and can be written to meanwhile. A feed that
+// breaks ends the socket, and the next one begins where the rooms are.
 
 import type { CarillonOptions } from "./carillon.js";
 import type { Clock } from "./clock.js";

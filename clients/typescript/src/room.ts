@@ -312,6 +312,7 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
       this.error = error;
       if (!mayRetry(error.code)) return this.#onRefused(error);
       this.#enter("joining");
+      this.#publishing.pump();
       this.#joinTimer = this._clock.setTimeout(() => this.#join(), retryAfterMs ?? backoffMs(this.#joinAttempt++, this._clock.random));
     }, { ...place, presence: this.#isWatched(), echo: this.#echo });
   }
@@ -413,7 +414,8 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
 
   /** @internal */
   _isOpen(): boolean {
-    return this.state !== "joining";
+    // What can't be joined for now, for one without a grant for its history over the fallback, can be written to all the same.
+    return this.state !== "joining" || Boolean(this.error);
   }
 
   /** @internal */

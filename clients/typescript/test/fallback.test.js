@@ -306,14 +306,16 @@ describe("a room that the token does not open", () => {
     secret.on("message", () => {});
     await calm();
     assert.deepEqual([secret.state, secret.error?.code, ends], ["joining", "unavailable", []]);
+    server.answers["POST /rooms/secret/messages"] = [201, { room: "secret", offset: 1, id: "id-1", ts: 1 }];
+    assert.equal((await secret.publish("all the same")).offset, 1);
     for (let n = 0; n < 3; n += 1) {
       server.feed.write(":heartbeat\n\n");
       await world.clock.pass(9_000);
       await calm();
     }
-    const count = () => server.asked.filter(({ path }) => path === "/rooms/secret/messages").length;
+    const count = () => server.asked.filter(({ method, path }) => method === "GET" && path === "/rooms/secret/messages").length;
     assert.equal(count(), 1);
-    server.log("secret", []);
+    server.log("secret", [message(1, "all the same", { sender: "ada", room: "secret" })]);
     await world.clock.pass(3_000);
     await calm();
     assert.deepEqual([secret.state, secret.error, count()], ["live", undefined, 2]);
