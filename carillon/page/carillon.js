@@ -89,6 +89,8 @@ var init_fallback = __esm({
         this.#rooms = /* @__PURE__ */ new Map();
         this.#ending = new AbortController();
         this.#postings = /* @__PURE__ */ new Map();
+        /** Rooms that are being told something ephemeral. */
+        this.#telling = /* @__PURE__ */ new Set();
         this.#feedRooms = /* @__PURE__ */ new Set();
         this.#isFeedDue = false;
         this.#isConnected = false;
@@ -105,6 +107,7 @@ var init_fallback = __esm({
       #rooms;
       #ending;
       #postings;
+      #telling;
       #feed;
       #feedRooms;
       #isFeedDue;
@@ -376,14 +379,15 @@ var init_fallback = __esm({
       // ------------------------------------------------------------------------------------------------- HTTP
       #post(frame) {
         const { room: name, ref, payload, key, ephemeral } = frame;
+        const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ payload, key, ephemeral }) };
+        const post = () => this.#ask(`rooms/${encodeURIComponent(name)}/messages`, request);
+        if (ephemeral) return this.#postEphemeral(name, post);
         const posting = this.#postings.get(name) ?? { last: Promise.resolve(), count: 0 };
-        if (ephemeral && posting.count > 0) return;
         this.#postings.set(name, posting);
         posting.count += 1;
-        const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ payload, key, ephemeral }) };
         posting.last = posting.last.then(async () => {
           try {
-            const ack = await this.#ask(`rooms/${encodeURIComponent(name)}/messages`, request);
+            const ack = await post();
             this.#say({ type: "ack", ref, ...ack });
             const room2 = this.#rooms.get(name);
             if (room2 && ack.offset > room2.offset) room2.held.set(ack.offset, null);
@@ -394,6 +398,12 @@ var init_fallback = __esm({
           const room = this.#rooms.get(name);
           if (room) this.#handOn(room);
         });
+      }
+      /** What may be lost does not queue up, and nothing that is to be stored waits for it. */
+      #postEphemeral(room, post) {
+        if (this.#telling.has(room) || this.#postings.has(room)) return;
+        this.#telling.add(room);
+        void post().catch((error) => this.#onFailed(error, {})).then(() => this.#telling.delete(room));
       }
       #messages(room, { after, before, limit }) {
         const given = Object.entries({ after, before, limit }).filter(([, value]) => value !== void 0);

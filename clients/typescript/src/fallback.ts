@@ -73,6 +73,8 @@ class FallbackSocket implements SocketLike {
   #rooms = new Map<string, Joined>();
   #ending = new AbortController();
   #postings = new Map<string, Posting>();
+  /** Rooms that are being told something ephemeral. */
+  #telling = new Set<string>();
   #feed: AbortController | undefined;
   #feedRooms = new Set<string>();
   #isFeedDue = false;
@@ -386,15 +388,15 @@ class FallbackSocket implements SocketLike {
 
   #post(frame: Json): void {
     const { room: name, ref, payload, key, ephemeral } = frame;
+    const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ payload, key, ephemeral }) };
+    const post = () => this.#ask(`rooms/${encodeURIComponent(name)}/messages`, request);
+    if (ephemeral) return this.#postEphemeral(name, post);
     const posting = this.#postings.get(name) ?? { last: Promise.resolve(), count: 0 };
-    // What may be lost does not queue up.
-    if (ephemeral && posting.count > 0) return;
     this.#postings.set(name, posting);
     posting.count += 1;
-    const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ payload, key, ephemeral }) };
     posting.last = posting.last.then(async () => {
       try {
-        const ack = await this.#ask(`rooms/${encodeURIComponent(name)}/messages`, request);
+        const ack = await post();
         this.#say({ type: "ack", ref, ...ack });
         const room = this.#rooms.get(name);
         if (room && ack.offset > room.offset) room.held.set(ack.offset, null);
@@ -405,6 +407,13 @@ class FallbackSocket implements SocketLike {
       const room = this.#rooms.get(name);
       if (room) this.#handOn(room);
     });
+  }
+
+  /** What may be lost does not queue up, and nothing that is to be stored waits for it. */
+  #postEphemeral(room: string, post: () => Promise<Json>): void {
+    if (this.#telling.has(room) || this.#postings.has(room)) return;
+    this.#telling.add(room);
+    void post().catch((error) => this.#onFailed(error, {})).then(() => this.#telling.delete(room));
   }
 
   #messages(room: string, { after, before, limit }: Json): Promise<Json> {

@@ -350,6 +350,15 @@ describe("publishing", () => {
     assert.equal(published.value.offset, 1);
   });
 
+  it("waits for nothing that may be lost", async () => {
+    const { server, room } = await blocked();
+    let offset = 0;
+    server.answers["POST /rooms/lobby/messages"] = ({ body }) => (body.ephemeral ? new Promise(() => {}) : [201, { room: "lobby", offset: ++offset, id: `id-${offset}`, ts: 1 }]);
+    for (let n = 0; n < 3; n += 1) room.ephemeral("typing");
+    assert.equal((await room.publish("said")).offset, 1);
+    assert.deepEqual(server.asked.filter(({ method }) => method === "POST").map(({ body }) => body.payload), ["typing", "said"]);
+  });
+
   it("goes one by one, in order", async () => {
     const { server, room } = await blocked();
     let offset = 0;
