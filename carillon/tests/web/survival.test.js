@@ -141,14 +141,13 @@ function story(transport) {
 
   it("a tab is frozen and wakes", async () => {
     const { ada, grace } = await meet(come, `frozen over ${transport}`);
-    const devtools = await ada.context.newCDPSession(ada.page);
-    await devtools.send("Page.setWebLifecycleState", { state: "frozen" });
+    const wake = await ada.freeze();
     proxy.drop(); // As a network does with what is silent for long.
     await grace.live(BACK_WITHIN_MS);
     for (let n = 0; n < 3; n += 1) await grace.type(`grace ${n}`);
     await grace.logOf(5);
     await sayMany(`frozen over ${transport}`);
-    await devtools.send("Page.setWebLifecycleState", { state: "active" });
+    await wake();
     await ada.live(BACK_WITHIN_MS);
     await ada.type("ada awake");
     await agree({ ada, grace }, ["grace 0", "grace 1", "grace 2", ...MANY, "ada awake"], `survived-frozen-${transport}`);

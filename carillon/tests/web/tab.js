@@ -93,6 +93,24 @@ export class Tab {
     return waitFor(find, BACK_WITHIN_MS, () => `${count} messages; shown: ${JSON.stringify(log)}`);
   }
 
+  /**
+   * Nothing of the page runs any more, as in a tab that the browser has frozen, until the function that this returns is called. (Chromium
+   * freezes no tab that can be seen, and says nothing about it; a debugger stops any.)
+   */
+  async freeze() {
+    const debug = await this.context.newCDPSession(this.page);
+    await debug.send("Debugger.enable");
+    const stopped = new Promise((resolve) => debug.once("Debugger.paused", resolve));
+    await debug.send("Debugger.pause");
+    // It stops at the next thing that runs; this is one.
+    void this.page.evaluate("0").catch(() => {});
+    await stopped;
+    return async () => {
+      await debug.send("Debugger.disable");
+      await this.page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+    };
+  }
+
   /** What people who can't see it well, or use no mouse, would stumble over, by the rules of axe. */
   async barriers() {
     // Not as a script of the page, which its content security policy refuses.
