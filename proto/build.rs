@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "carillon/notice/v1/notice.proto",
         "carillon/engineio/v1/engineio.proto",
         "carillon/socketio/v1/record.proto",
+        "carillon/status/v1/status.proto",
     ];
     let messages = protox::compile(messages, ["."])?;
     prost_build::Config::new().bytes(["."]).compile_fds(messages)?;

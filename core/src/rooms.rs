@@ -18,6 +18,7 @@ mod joining;
 mod owner;
 mod presence;
 mod receiving;
+mod survey;
 mod turns;
 
 use std::collections::{BTreeMap, HashMap};
@@ -39,6 +40,8 @@ use crate::{
 use history::{Histories, History};
 use owner::{Owner, Pending};
 use presence::Known;
+use survey::Pace;
+pub use survey::View;
 use turns::Turns;
 
 /// One connection of this gateway: a place, and which of its tenants.
@@ -231,6 +234,7 @@ struct Room {
     /// Members that want to be told who comes and goes; while there are any, who is there.
     watchers: u32,
     known: Option<Box<Known>>,
+    pace: Pace,
 }
 
 /// 16 bytes; a room of a thousand walks a thousand of them per message.

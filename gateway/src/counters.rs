@@ -11,7 +11,10 @@ use std::{
 
 use carillon_core::rooms::RoomCounts;
 use carillon_platform::telemetry::{Figures, Histogram, Reading, SharedHistogram, Unit};
-use carillon_proto::codes::ErrorCode;
+use carillon_proto::{
+    codes::{Close, ErrorCode},
+    status::{Closes, Counts, Doors, Status},
+};
 
 use crate::door::DOORS;
 
@@ -36,7 +39,7 @@ pub struct Counters {
     other_life: AtomicU64,
     publish_took: SharedHistogram,
     delivery_took: SharedHistogram,
-    closes: Mutex<BTreeMap<u16, u64>>,
+    closes: Mutex<BTreeMap<(u16, &'static str), u64>>,
     /// Connections of all shards that have a place now; not a number that lags, as the others are.
     places: AtomicUsize,
     strangers_evicted: AtomicU64,
@@ -97,8 +100,31 @@ impl Counters {
     }
 
     /// A connection was closed by this server.
-    pub(crate) fn on_close(&self, code: u16) {
-        *self.closes.lock().expect("nobody panics while counting").entry(code).or_default() += 1;
+    pub(crate) fn on_close(&self, why: Close) {
+        *self.closes.lock().expect("nobody panics while counting").entry((why.code(), why.name())).or_default() += 1;
+    }
+
+    /// How much there is and was, for other gateways and for an admin. Durations are all so far.
+    pub(crate) fn status(&self) -> Status {
+        let level = |count: &AtomicI64| count.load(Relaxed).max(0) as u64;
+        let [native, events, requests, socketio] = self.connections.each_ref().map(level);
+        let closes = self.closes.lock().expect("nobody panics while counting").clone();
+        let close = |((code, reason), count): ((u16, &str), u64)| Closes { code: code.into(), reason: reason.into(), count };
+        Status {
+            connections: Some(Doors { native, events, requests, socketio }),
+            rooms: level(&self.rooms),
+            outbox_bytes: level(&self.outbox_bytes),
+            counts: Some(Counts {
+                publishes: self.publishes.load(Relaxed),
+                deliveries_in: self.deliveries_in.load(Relaxed),
+                deliveries_out: self.deliveries_out.load(Relaxed),
+                frames_in: self.frames_in.iter().map(|count| count.load(Relaxed)).sum(),
+            }),
+            closes: closes.into_iter().map(close).collect(),
+            publish_took: self.publish_took.read().counts.to_vec(),
+            delivery_took: self.delivery_took.read().counts.to_vec(),
+            ..Status::default()
+        }
     }
 
     /// Adds what a shard has counted since it was last added.
@@ -177,7 +203,10 @@ impl Figures for Counters {
         to.durations("carillon.delivery.duration", help, self.delivery_took.read());
         let help = "Sockets closed before they had shown a token, because of limits.unauthenticated.";
         to.counter("carillon.strangers.evicted", help, of(&self.strangers_evicted));
-        let closes = self.closes.lock().expect("nobody panics while counting").clone();
+        let mut closes = BTreeMap::<u16, u64>::new();
+        for ((code, _), count) in self.closes.lock().expect("nobody panics while counting").iter() {
+            *closes.entry(*code).or_default() += count;
+        }
         to.counters("carillon.closes", "Connections closed by this server, by close code.", "code", closes);
     }
 }

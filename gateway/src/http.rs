@@ -1,6 +1,7 @@
 //! The public port: HTTP/1.1 and HTTP/2 (RFC 9112, RFC 9113 with prior knowledge), and which request goes to which door.
 //! Knows no room: what a request asks of one goes through the shard, like a frame.
 
+mod admin;
 mod body;
 pub(crate) mod cors;
 mod others;
@@ -36,6 +37,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Counters, Gateway, Page, Tls,
     config::Config,
+    desk::Desk,
     engineio,
     shard::Shard,
     socketio::{door::SocketIoDoor, records::Forgetting},
@@ -78,6 +80,8 @@ pub(crate) struct Shared {
     pub(crate) keys: Arc<KeptKeys>,
     /// Socket.IO clients that are leaving for good.
     pub(crate) forgetting: Forgetting,
+    /// Who answers an admin.
+    pub(crate) desk: Arc<Desk>,
 }
 
 /// What every request of a shard needs.
@@ -96,6 +100,7 @@ pub(crate) struct Front {
     tls: Option<Tls>,
     rates: Arc<Rates>,
     keys: Arc<KeptKeys>,
+    desk: Arc<Desk>,
     draining: CancellationToken,
     sockets: TaskTracker,
     pub(crate) socketio: Rc<engineio::Server<SocketIoDoor>>,
@@ -119,6 +124,7 @@ impl Front {
             tls: gateway.tls.clone(),
             rates: shared.rates,
             keys: shared.keys,
+            desk: shared.desk,
             draining,
             sockets: TaskTracker::new(),
             socketio,

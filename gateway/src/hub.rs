@@ -43,6 +43,8 @@ pub(crate) struct Hub {
     /// What the token of each is known by, should it be taken back; by place. Inside, it would cost each connection the next
     /// size of what the allocator gives out.
     marks: Vec<TokenMark>,
+    /// When each came, Unix seconds; by place, for the same reason.
+    since_s: Vec<u32>,
     /// First half of connection ids.
     shard_id: String,
     told: carillon_proto::frame::Limits,
@@ -74,6 +76,7 @@ impl Hub {
         Self {
             connections: Vec::new(),
             marks: Vec::new(),
+            since_s: Vec::new(),
             shard_id,
             told: config.told,
             outbox_bytes: config.outbox_bytes,
@@ -91,12 +94,14 @@ impl Hub {
         }
     }
 
-    pub(crate) fn insert(&mut self, conn: Conn, connection: Box<Connection>, mark: TokenMark) {
+    pub(crate) fn insert(&mut self, conn: Conn, connection: Box<Connection>, mark: TokenMark, unix_ms: u64) {
         let index = conn.index as usize;
         if self.connections.len() <= index {
             self.connections.resize_with(index + 1, || None);
             self.marks.resize(index + 1, mark);
+            self.since_s.resize(index + 1, 0);
         }
+        self.since_s[index] = (unix_ms / 1000) as u32;
         self.marks[index] = mark;
         self.connections[index] = Some(connection);
     }
@@ -133,6 +138,22 @@ impl Hub {
     /// The connection goes on with another token.
     pub(crate) fn set_mark(&mut self, conn: Conn, mark: TokenMark) {
         self.marks[conn.index as usize] = mark;
+    }
+
+    /// Those in up to `count` places from the place `from` on, each with the Unix second in which it came. Where to go on; `None` after the last place.
+    pub(crate) fn survey(&self, from: usize, count: usize, mut show: impl FnMut(Conn, &Connection, u32)) -> Option<usize> {
+        let end = from.saturating_add(count).min(self.connections.len());
+        for index in from..end {
+            if let Some(connection) = &self.connections[index] {
+                show(Conn { index: index as u32, life: connection.life }, connection, self.since_s[index]);
+            }
+        }
+        (end < self.connections.len()).then_some(end)
+    }
+
+    /// What a connection is called by others.
+    pub(crate) fn id(&self, conn: Conn) -> String {
+        format!("{}-{}-{}", self.shard_id, conn.index, conn.life)
     }
 
     pub(crate) fn remove(&mut self, conn: Conn) -> Option<Box<Connection>> {
@@ -446,7 +467,7 @@ impl Doors for Hub {
         if let Some(connection) = self.get(to) {
             self.counts.frames_out[connection.door.index()] += 1;
         }
-        let id = format!("{}-{}-{}", self.shard_id, to.index, to.life);
+        let id = self.id(to);
         let limits = self.told;
         if let Some(seat) = self.seat(to) {
             seat.on_welcome(personal, head, epoch);

@@ -12,6 +12,7 @@
 mod config;
 mod connection;
 mod counters;
+mod desk;
 mod door;
 pub mod engineio;
 mod events;
@@ -95,10 +96,13 @@ impl Gateway {
         let rates = Arc::new(http::Rates::new(self.config.session.frames));
         let keys = Arc::new(KeptKeys::new(self.issuer.clone()));
         let forgetting = socketio::records::Forgetting::default();
+        let desk = desk::Desk::new(self.counters.clone(), self.config.shards);
+        let _telling = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(desk.clone().keep(self.bus.clone())));
         let mut shards = Vec::new();
         for number in 0..self.config.shards {
             let (gateway, listener, shutdown) = (self.clone(), listener.try_clone()?, shutdown.clone());
-            let shared = http::Shared { rates: rates.clone(), keys: keys.clone(), forgetting: forgetting.clone() };
+            let shared =
+                http::Shared { rates: rates.clone(), keys: keys.clone(), forgetting: forgetting.clone(), desk: desk.clone() };
             let (ended, end) = tokio::sync::oneshot::channel();
             std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
                 let _ = ended.send(shard::run(gateway, shared, listener, shutdown));

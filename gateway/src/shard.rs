@@ -3,6 +3,7 @@
 //! the tasks that are ready now, writes it. So what happens together leaves together, and nothing waits when little happens.
 
 mod seats;
+mod views;
 
 use std::{
     cell::RefCell,
@@ -102,6 +103,7 @@ async fn serve(gateway: Gateway, shared: Shared, listener: TcpListener, shutdown
     tokio::task::spawn_local(listen_to_owners(shard.clone()));
     tokio::task::spawn_local(flush_when_due(shard.clone()));
     tokio::task::spawn_local(watch_the_clock(shard.clone()));
+    tokio::task::spawn_local(views::answer(shard.clone(), shared.desk.open()));
     let front = Rc::new(http::Front::new(&gateway, shared, shard.clone(), shutdown.token()));
     loop {
         tokio::select! {
@@ -325,7 +327,7 @@ impl Shard {
 
     /// A client that listens to events. `Err`: there is no room for it, or nobody that it could be.
     pub(crate) fn on_events(&mut self, stream: EventStream, opening: Opening) -> Result<Conn, Close> {
-        let user = self.admit(&opening).inspect_err(|why| self.counters.on_close(why.code()))?;
+        let user = self.admit(&opening).inspect_err(|why| self.counters.on_close(*why))?;
         let now = self.now();
         let conn = self.open(user, Door::Events(Box::new(stream)), opening, now);
         self.wheel.schedule(now.mono_ms + self.config.sse_heartbeat_ms, conn, Due::Heartbeat);
@@ -430,8 +432,9 @@ impl Shard {
     fn place(&mut self, session: Session, mark: TokenMark, info: Option<Box<str>>, door: Door) -> Conn {
         self.lives = self.lives.wrapping_add(1);
         let conn = Conn { index: self.rooms.next_index(), life: self.lives };
+        let unix_ms = self.now().unix_ms;
         let listens = matches!(door, Door::Events(_));
-        self.hub.insert(conn, Box::new(Connection::new(self.lives, session, info, door)), mark);
+        self.hub.insert(conn, Box::new(Connection::new(self.lives, session, info, door)), mark, unix_ms);
         if listens {
             // Before anything else, so that a client that gets no further knows when to come back.
             self.hub.push_block(conn, Bytes::new(), sse::retry(self.config.sse_retry_ms).into());
@@ -468,7 +471,7 @@ impl Shard {
     /// A client that never becomes a connection: the upgrade is complete, so that it can be told why. A stranger may have to go
     /// before it has heard it.
     pub(crate) fn refuse(&mut self, wire: Wire, why: Close, stranger: Option<Arc<Stranger>>) {
-        self.counters.on_close(why.code());
+        self.counters.on_close(why);
         let close = codec::close_frame(Some(why.code()), &why.reason());
         let goodbye = say_goodbye(wire, Default::default(), close);
         tokio::task::spawn_local(self.goodbyes.track_future(async move {
@@ -918,7 +921,7 @@ impl Shard {
             self.join_all(conn);
         }
         for (conn, why) in self.hub.take_closing() {
-            self.counters.on_close(why.code());
+            self.counters.on_close(why);
             if why == Close::SlowConsumer {
                 self.hub.drop_unsent(conn);
             }

@@ -140,4 +140,14 @@ impl Close {
             Self::Draining { retry_ms } => format!("draining retry_ms={retry_ms}").into(),
         }
     }
+
+    /// The same in one word or a few, for figures: without what differs from one client to the next.
+    pub fn name(self) -> &'static str {
+        match (self, self.reason()) {
+            (Self::Draining { .. }, _) => "draining",
+            (Self::Normal, _) => "closed by the client",
+            (_, std::borrow::Cow::Borrowed(reason)) => reason,
+            (_, std::borrow::Cow::Owned(_)) => unreachable!("only a drain has a number in it"),
+        }
+    }
 }

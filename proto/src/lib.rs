@@ -99,3 +99,15 @@ pub mod socketio {
     /// The format of every record; a reader ignores versions that it does not know.
     pub const VERSION: u32 = 1;
 }
+
+/// What gateways say of themselves: see `carillon/status/v1/status.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod status {
+    include!(concat!(env!("OUT_DIR"), "/carillon.status.v1.rs"));
+
+    /// The format of every status; a reader ignores versions that it does not know.
+    pub const VERSION: u32 = 1;
+
+    /// Where gateways hear of each other.
+    pub const SUBJECT: &str = "gateways";
+}

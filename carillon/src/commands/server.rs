@@ -13,7 +13,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderValue, Uri, header};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName};
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::TcpStream,
@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Header lines of an answer.
 const HEAD_BYTES: u64 = 64 * 1024;
+
+/// The longest answer to a question: a page of a thousand rooms is a fifth of it.
+const ANSWER_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The longest pause before another try.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
@@ -185,6 +188,40 @@ impl Server {
             }
         }
         Ok(None)
+    }
+
+    /// Asks for what is at this path, and reads the JSON.
+    ///
+    /// # Errors
+    /// What the server said against it, or why it said nothing.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        let place = &self.authority;
+        let asked = timeout(PATIENCE, self.fetch(path)).await.map_err(|_| Failure::world(format!("{place} does not answer")))?;
+        let (status, body) = asked.map_err(|error| Failure::world(format!("{place} can't be reached: {error}")))?;
+        let body: Value = serde_json::from_slice(&body)
+            .map_err(|_| Failure::world(format!("{place} answered {status}, and no JSON: is there a Carillon?")))?;
+        match status {
+            200 => Ok(body),
+            _ => Err(Failure::world(format!("{place} refused: {status} {}", body["detail"].as_str().unwrap_or_default()))),
+        }
+    }
+
+    /// In the manner of HTTP/1.0, where a body ends with its connection (RFC 1945, section 7.2.2).
+    async fn fetch(&self, path: &str) -> io::Result<(u16, Vec<u8>)> {
+        let mut wire = self.dial().await?;
+        let token = self.token.to_str().map_err(io::Error::other)?;
+        let request = format!("GET {}{path} HTTP/1.0\r\nHost: {}\r\nAuthorization: {token}\r\n\r\n", self.base, self.authority);
+        wire.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        match wire.take(ANSWER_BYTES).read_to_end(&mut answer).await {
+            // TLS was not ended in good order; whether the answer is whole shows in its JSON.
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+            _ => {}
+        }
+        let none = || io::Error::other("it does not speak HTTP");
+        let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").ok_or_else(none)?;
+        let status = std::str::from_utf8(&answer[..head]).ok().and_then(|head| head.split(' ').nth(1)?.parse().ok());
+        Ok((status.ok_or_else(none)?, answer.split_off(head + 4)))
     }
 
     async fn dial(&self) -> io::Result<Box<dyn Wire>> {

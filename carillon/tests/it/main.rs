@@ -43,6 +43,7 @@ mod heartbeat;
 mod limits;
 mod slow_reader;
 
+mod admin;
 mod backup;
 mod commands;
 mod doctor;

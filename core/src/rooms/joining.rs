@@ -14,6 +14,7 @@ use super::{
     identity_hash,
     receiving::{outgoing, own},
     retry_later,
+    survey::Pace,
 };
 use crate::Now;
 
@@ -35,6 +36,7 @@ impl Rooms {
                     wishes: Vec::new(),
                     watchers: 0,
                     known: None,
+                    pace: Pace::default(),
                 };
                 let key = self.rooms.insert(room) as RoomKey;
                 self.names.insert(name.clone(), key);

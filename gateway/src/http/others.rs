@@ -130,7 +130,8 @@ async fn asked<T: DeserializeOwned>(front: &Front, request: Request<Upload>) -> 
         .map_err(|error| bad(format!("the body is not what is expected: {error}")))
 }
 
-async fn who(front: &Front, headers: &HeaderMap, asked: &Extensions) -> Result<MayActForOthers, Problem> {
+/// Who asks, if that is one who may.
+pub(super) async fn who(front: &Front, headers: &HeaderMap, asked: &Extensions) -> Result<MayActForOthers, Problem> {
     let claims = front.bearer(headers, asked).await?;
     request::admit(front, &claims)?;
     let user = UserId::parse(&claims.sub).map_err(|_| Problem::new(ErrorCode::Unauthorized, "no legal user"))?;

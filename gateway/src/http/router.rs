@@ -11,7 +11,7 @@ use http::{
 use percent_encoding::percent_decode_str;
 
 use super::{
-    Front, HEAD_BYTES, Reply, cors, others,
+    Front, HEAD_BYTES, Reply, admin, cors, others,
     reply::{Problem, json, show},
     rooms,
     strangers::Stranger,
@@ -84,6 +84,11 @@ async fn route(front: &Rc<Front>, request: Request<Upload>) -> Result<Reply, Pro
         (["events"], &Method::GET) => events::open(front, request, None).await,
         (["events", user], &Method::GET) => events::open(front, request, Some(user)).await,
         (["events"] | ["events", _], _) => Ok(not_allowed("GET, OPTIONS")),
+        (["admin", "api", "overview" | "connections" | "rooms"], &Method::OPTIONS) => Ok(cors::preflight("GET")),
+        (["admin", "api", "overview"], &Method::GET) => admin::overview(front, &request).await,
+        (["admin", "api", "connections"], &Method::GET) => admin::connections(front, &request).await,
+        (["admin", "api", "rooms"], &Method::GET) => admin::rooms(front, &request).await,
+        (["admin", "api", "overview" | "connections" | "rooms"], _) => Ok(not_allowed("GET, OPTIONS")),
         (["openapi.json"], &Method::GET) => Ok(json(StatusCode::OK, OPENAPI)),
         (["openapi.json"], _) => Ok(not_allowed("GET")),
         _ => Err(Problem::bad(StatusCode::NOT_FOUND, "there is nothing here")),
