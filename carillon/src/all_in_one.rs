@@ -99,8 +99,8 @@ impl AllInOne {
         let counters = Arc::new(Counters::default());
         let bus = Arc::new(InProcessBus::new());
         let buckets = Arc::new(EmbeddedBuckets::of(self.log.clone()));
-        let fanout =
-            Fanout::new(settings, self.log.clone(), bus.clone(), buckets.clone()).sole().traced(telemetry.tracer.clone());
+        let fanout = Fanout::new(settings, self.log.clone(), bus.clone(), buckets.clone()).map_err(Failure::settings)?;
+        let fanout = fanout.sole().traced(telemetry.tracer.clone());
         let revocations = Arc::new(Revocations::default());
         let read_again = Duration::from_millis(settings.gateway.revocations_read_ms);
         let revoker = Arc::new(Revoker::new(settings, buckets.clone(), bus.clone()));

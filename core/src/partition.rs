@@ -60,6 +60,8 @@ pub struct Config {
     pub retention: Vec<Retention>,
     /// How long a room that nobody is attached to stays in memory.
     pub idle_room_ms: u64,
+    /// Whether it is to be told who comes to rooms and goes ([`Effect::Present`], [`Effect::Settled`]).
+    pub tells_presence: bool,
 }
 
 impl Default for Config {
@@ -74,6 +76,7 @@ impl Default for Config {
             key_window_ms: 150_000,
             retention: Vec::new(),
             idle_room_ms: 60_000,
+            tells_presence: false,
         }
     }
 }
@@ -148,6 +151,22 @@ pub enum Effect {
     /// A gateway has seen more of a room than there is, in the same life of it: the log has lost what it had acked. The
     /// partition must be taken anew, with another incarnation.
     TailLost,
+    /// A user came to a room with the first connection, or went with the last one (after the grace).
+    Present {
+        /// The room.
+        room: RoomName,
+        /// Who.
+        user: Box<str>,
+        /// Came, or went.
+        is_here: bool,
+        /// Users in the room now.
+        users: u64,
+    },
+    /// Who is in the room was not known for a while, and is now: see [`Partition::occupancy`].
+    Settled {
+        /// The room.
+        room: RoomName,
+    },
     /// Send a batch to a gateway.
     Send {
         /// Which one.
@@ -753,6 +772,10 @@ impl Partition {
                 let (user, info) = (came.user.clone(), came.info.clone());
                 self.links.send_to(*watcher, down::Item::UserIn(UserIn { room: came.room.clone(), user, info, count }));
             }
+            if self.config.tells_presence {
+                let (room, user) = (name.clone(), came.user.as_str().into());
+                self.effects.push_back(Effect::Present { room, user, is_here: true, users: count });
+            }
         }
         if came.ask > 0 {
             let known_ms = settled_ms.max(room.presence.quiet_until_ms);
@@ -787,6 +810,9 @@ impl Partition {
             for watcher in &room.presence.watchers {
                 let (room, user, info) = (name.to_string(), user.to_owned(), info.to_string());
                 self.links.send_to(*watcher, down::Item::UserOut(UserOut { room, user, info, count }));
+            }
+            if self.config.tells_presence {
+                self.effects.push_back(Effect::Present { room: name.clone(), user: user.into(), is_here: false, users: count });
             }
         }
         if room.routes.is_empty() {
@@ -841,6 +867,9 @@ impl Partition {
                     let counted = Counted { ask, room: name.to_string(), connections, early: false };
                     self.links.send(asker, down::Item::Counted(counted));
                 }
+                if self.config.tells_presence {
+                    self.effects.push_back(Effect::Settled { room: name.clone() });
+                }
             }
         }
     }
@@ -891,6 +920,16 @@ impl Partition {
             return Some(effect);
         }
         self.links.poll_batch(now.mono_ms).map(|(gateway, batch)| Effect::Send { gateway, batch })
+    }
+
+    /// How many users a room has, and whether this one is among them; `None` while gateways that know better may be on their way.
+    pub fn occupancy(&self, room: &RoomName, user: &str, now: Now) -> Option<(u64, bool)> {
+        let presence = match self.rooms.get(room) {
+            None => return Some((0, false)),
+            Some(Room::Ready(ready)) => &ready.presence,
+            Some(Room::Loading { kept, .. }) => &kept.as_ref()?.presence,
+        };
+        (presence.quiet_until_ms <= now.mono_ms).then(|| (presence.count(), presence.knows(user)))
     }
 
     /// Appends under way.

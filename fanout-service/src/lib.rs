@@ -2,6 +2,7 @@
 //! partition (`carillon_core::partition`), the log and the bus.
 
 mod clock;
+mod hooks;
 mod hops;
 mod lease;
 mod owner;
@@ -15,6 +16,8 @@ use carillon_proto::ids::{PARTITIONS, PartitionId};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use clock::Clock;
+pub use hooks::Counters as HookCounters;
+use hooks::Hooks;
 use lease::Leases;
 pub use owner::{Counters, Held};
 
@@ -38,6 +41,8 @@ pub struct Fanout {
     pub counters: Arc<Counters>,
     /// Who hears of sampled publishes.
     pub tracer: Tracer,
+    /// Who is told of what happens, if anybody is.
+    hooks: Option<Arc<Hooks>>,
     clock: Clock,
 }
 
@@ -46,7 +51,11 @@ const RETRY: Duration = Duration::from_millis(500);
 
 impl Fanout {
     /// One replica of perhaps several, from the settings.
-    pub fn new(settings: &Settings, log: Arc<dyn Log>, bus: Arc<dyn Bus>, buckets: Arc<dyn Buckets>) -> Self {
+    ///
+    /// # Errors
+    /// If a webhook's address can't be used.
+    pub fn new(settings: &Settings, log: Arc<dyn Log>, bus: Arc<dyn Bus>, buckets: Arc<dyn Buckets>) -> Result<Self, String> {
+        let hooks = Hooks::new(&settings.hooks, buckets.clone())?;
         let retention = settings.retention.iter().map(|it| partition::Retention {
             rooms: it.rooms.clone(),
             keep: partition::Keep { messages: it.messages, age_ms: u64::try_from(it.age.as_millis()).unwrap_or(u64::MAX) },
@@ -56,9 +65,10 @@ impl Fanout {
             rings_bytes: settings.limits.rings_total_bytes / usize::from(PARTITIONS),
             reads: settings.limits.owner_reads,
             retention: retention.collect(),
+            tells_presence: hooks.is_some(),
             ..partition::Config::default()
         };
-        Self {
+        Ok(Self {
             log,
             bus,
             buckets,
@@ -67,8 +77,9 @@ impl Fanout {
             config,
             counters: Arc::default(),
             tracer: Tracer::default(),
+            hooks,
             clock: Clock::start(),
-        }
+        })
     }
 
     /// Goes on with the traces of publishes.

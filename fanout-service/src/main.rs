@@ -28,7 +28,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let tracked = owners.clone();
     nats.then(&process, async move |nats| {
         let log = JetStreamLog::start(nats, JetStreamConfig::new(&settings)).await.map_err(Failure::world)?;
-        let mut fanout = Fanout::new(&settings, Arc::new(log), bus, buckets).traced(tracer);
+        let mut fanout = Fanout::new(&settings, Arc::new(log), bus, buckets).map_err(Failure::settings)?.traced(tracer);
         fanout.counters = counters;
         fanout.place = service::place(admin);
         tracked.spawn(fanout.run(shutdown.token(), shutdown));

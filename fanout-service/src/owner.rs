@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Fanout, RETRY,
     clock::Clock,
+    hooks::{self, Queue},
     hops::{self, Hops},
     lease::{Leases, Phase, Tenure},
 };
@@ -59,6 +60,8 @@ pub struct Counters {
     pub partitions: [Held; PARTITIONS as usize],
     /// Rooms in memory now.
     pub rooms: AtomicI64,
+    /// Of webhooks.
+    pub hooks: hooks::Counters,
 }
 
 /// A partition, as the metrics show it.
@@ -134,8 +137,9 @@ async fn hold(fanout: &Fanout, partition: PartitionId, tenure: &Tenure) -> Ended
         };
         let (lost, tail_was_lost) = match taken {
             Ok(None) => return Ended::Lost,
-            Ok(Some((rules, generation, inbox))) => {
+            Ok(Some(Taken { rules, generation, inbox, queue })) => {
                 let mut driver = Driver::new(fanout, partition, tenure, rules, generation, inbox);
+                driver.queue = queue;
                 let ended = driver.drive().await;
                 fanout.counters.partitions[partition.index()].generation.store(0, Ordering::Relaxed);
                 match ended {
@@ -178,11 +182,7 @@ async fn tenure_ends(phase: &mut watch::Receiver<Phase>) -> Ended {
 
 /// The one way to a partition, at the start and after every doubt: heard from here on, marked in the log, and only then
 /// read, so that nothing can come between what was read and what is appended. `None` if the lease was lost meanwhile.
-async fn take(
-    fanout: &Fanout,
-    partition: PartitionId,
-    tenure: &Tenure,
-) -> Result<Option<(Partition, u64, Subscription)>, LogError> {
+async fn take(fanout: &Fanout, partition: PartitionId, tenure: &Tenure) -> Result<Option<Taken>, LogError> {
     let started = Instant::now();
     let inbox = fanout.bus.subscribe(&up_subject(partition)).await.map_err(|error| LogError::Unavailable(error.to_string()))?;
     let opened = fanout.log.open(partition).await?;
@@ -221,10 +221,25 @@ async fn take(
     let mut broken = None;
     let records = recent.iter().map_while(|stored| record(stored).map_err(|error| broken = Some(error)).ok());
     let rules = Partition::new(fanout.config.clone(), start, records);
-    match broken {
-        None => Ok(Some((rules, lease.generation, inbox))),
-        Some(error) => Err(error),
+    if let Some(error) = broken {
+        return Err(error);
     }
+    let queue = match &fanout.hooks {
+        None => None,
+        Some(hooks) => {
+            let loaded = Queue::load(fanout, hooks.clone(), partition, lease.generation).await;
+            Some(loaded.map_err(|error| LogError::Unavailable(error.to_string()))?)
+        }
+    };
+    Ok(Some(Taken { rules, generation: lease.generation, inbox, queue }))
+}
+
+/// A partition that was taken.
+struct Taken {
+    rules: Partition,
+    generation: u64,
+    inbox: Subscription,
+    queue: Option<Queue>,
 }
 
 /// What is needed of a record to recognise its repeats. One that can't be read is for [`record`] to refuse.
@@ -269,6 +284,9 @@ struct Driver<'f> {
     empties: Asked<'f, RoomName, ()>,
     rooms: Asked<'f, (), Vec<RoomName>>,
     counted_rooms: i64,
+    /// What webhooks are to be told, and what they are to be told of the appends under way, in their order.
+    queue: Option<Queue>,
+    noted: VecDeque<Vec<hooks::Placed>>,
 }
 
 impl Drop for Driver<'_> {
@@ -306,6 +324,8 @@ impl<'f> Driver<'f> {
             empties: FuturesUnordered::new(),
             rooms: FuturesUnordered::new(),
             counted_rooms: 0,
+            queue: None,
+            noted: VecDeque::new(),
         }
     }
 
@@ -372,6 +392,9 @@ impl<'f> Driver<'f> {
             let (log, partition) = (&self.fanout.log, self.partition);
             self.rooms.push(async move { ((), log.rooms(partition, after.as_ref(), SWEPT_AT_ONCE).await) }.boxed());
         }
+        if let Some(queue) = &mut self.queue {
+            queue.on_tick(now, |room, user| self.rules.occupancy(room, user, now));
+        }
         self.count_rooms(self.rules.rooms());
         self.held().lease_age_ms.store(self.tenure.age_ms(), Ordering::Relaxed);
         self.held().in_flight.store(self.rules.in_flight() as u64, Ordering::Relaxed);
@@ -425,6 +448,9 @@ impl<'f> Driver<'f> {
             self.fanout.counters.append_took.add(began.elapsed());
             append.into_iter().for_each(|append| self.hops.on_appended(append));
         }
+        if let Some(queue) = &self.queue {
+            queue.on_stored(self.noted.pop_front().unwrap_or_default());
+        }
         self.rules.on_appended(self.clock.now());
         Ok(())
     }
@@ -459,6 +485,22 @@ impl<'f> Driver<'f> {
         }
     }
 
+    /// An append counts as acked when what is to be told of it has been put, too.
+    fn append(&mut self, append: BoxFuture<'static, Result<u64, AppendError>>, noted: Option<hooks::Noted>) {
+        let Some((entries, put)) = noted else {
+            self.noted.push_back(Vec::new());
+            return self.appends.push_back(append);
+        };
+        self.noted.push_back(entries);
+        let both = async move {
+            let (put, appended) = futures_util::future::join(put, append).await;
+            let sequence = appended?;
+            put.map_err(|error| AppendError::Unknown(format!("a webhook could not be noted: {error}")))?;
+            Ok(sequence)
+        };
+        self.appends.push_back(both.boxed());
+    }
+
     /// Does what the rules say; true if they say that the log has lost its tail.
     fn carry_out(&mut self) -> bool {
         let now = self.clock.now();
@@ -467,7 +509,9 @@ impl<'f> Driver<'f> {
             match effect {
                 Effect::Append { room, offset, sequence, record, traceparent } => {
                     self.began.push_back((Instant::now(), self.hops.on_append(&traceparent, offset)));
-                    self.appends.push_back(log.append(partition, Append { room, offset, sequence, record }));
+                    let noted = self.queue.as_mut().and_then(|queue| queue.note(&room, offset));
+                    let append = log.append(partition, Append { room, offset, sequence, record });
+                    self.append(append, noted);
                 }
                 Effect::Head { room } => {
                     self.waiting_heads.push_back(room);
@@ -498,6 +542,16 @@ impl<'f> Driver<'f> {
                     self.fanout.counters.batches.fetch_add(1, Ordering::Relaxed);
                     self.fanout.bus.publish(&down_subject(gateway, partition), batch.encode_to_vec().into());
                 }
+                Effect::Present { room, user, is_here, users } => {
+                    if let Some(queue) = &mut self.queue {
+                        queue.on_present(&room, &user, is_here, users, now);
+                    }
+                }
+                Effect::Settled { room } => {
+                    if let Some(queue) = &mut self.queue {
+                        queue.on_settled(room);
+                    }
+                }
                 Effect::TailLost => return true,
             }
         }
@@ -513,7 +567,7 @@ fn tell_trimmed(partition: PartitionId, room: &RoomName, trimmed: Result<(), Log
     }
 }
 
-fn record(stored: &Stored) -> Result<Record, LogError> {
+pub(crate) fn record(stored: &Stored) -> Result<Record, LogError> {
     let record =
         Record::decode(stored.record.clone()).map_err(|error| LogError::Broken(format!("a record that is none: {error}")))?;
     if record.version != log::VERSION {
@@ -524,6 +578,7 @@ fn record(stored: &Stored) -> Result<Record, LogError> {
 
 impl Figures for Counters {
     fn read(&self, to: &mut Reading) {
+        self.hooks.read(to);
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let of_all = |count: fn(&Held) -> &AtomicU64| self.partitions.iter().map(move |held| of(count(held))).enumerate();
         let is_held = |held: &&Held| of(&held.generation) > 0;

@@ -264,6 +264,7 @@ impl Owner {
             }
             Effect::Trim { .. } | Effect::Empty { .. } => {}
             Effect::TailLost => panic!("this log loses nothing"),
+            Effect::Present { .. } | Effect::Settled { .. } => {}
             Effect::Send { batch, .. } => return Some(batch),
         }
         None

@@ -11,6 +11,7 @@ pub mod admin;
 pub mod health;
 pub mod logging;
 pub mod nats;
+pub mod outbound;
 pub mod pem;
 pub mod service;
 pub mod settings;

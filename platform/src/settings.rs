@@ -5,6 +5,7 @@
 mod declare;
 mod duration;
 mod error;
+mod hook;
 mod load;
 mod log_format;
 mod origins;
@@ -16,6 +17,7 @@ mod url;
 
 pub use duration::{DurationError, parse_duration};
 pub use error::{SettingsError, Source};
+pub use hook::{Hook, HookSecret, HookType};
 pub use load::SettingsArgs;
 pub use log_format::LogFormat;
 pub use origins::Origins;
@@ -32,8 +34,8 @@ use std::{
 use carillon_proto::claims::Grant;
 use declare::settings;
 use read::{
-    address, count, default_grants, fraction, http_path, log_filter, log_format, optional, origins, path, paths, retention,
-    secret, text, url, urls,
+    address, count, default_grants, fraction, hooks, http_path, log_filter, log_format, optional, origins, path, paths,
+    retention, secret, text, url, urls,
 };
 
 /// Which binary reads the settings: a few defaults differ.
@@ -107,6 +109,8 @@ settings! {
         /// How much of each room is kept: `rooms` (a pattern), `messages`, `age`. The first match counts; a room that
         /// none matches is kept by the default.
         retention: Vec<Retention> = vec![Retention::default()], retention, "fanout, all-in-one";
+        /// Who is told of what happens, by signed requests: `url`, `secret` (`whsec_…`), `types`, `rooms` (a pattern). See docs/hooks.md.
+        hooks: Vec<Hook> = Vec::new(), hooks, "fanout, all-in-one";
     }
     sections { tls: Tls, nats: Nats, auth: Auth, grpc: Grpc, jwt: Jwt, limits: Limits, heartbeat: Heartbeat, sse: Sse, socketio: Socketio,
         drain: Drain, gateway: Gateway, otel: Otel, log: Log }

@@ -104,7 +104,7 @@ impl World {
         let shutdown = Shutdown::new();
         let log = Arc::new(EmbeddedLog::open(folder.path()).unwrap());
         let buckets = Arc::new(EmbeddedBuckets::of(log.clone()));
-        let fanout = Fanout::new(&settings, log, bus.clone(), buckets.clone()).sole();
+        let fanout = Fanout::new(&settings, log, bus.clone(), buckets.clone()).unwrap().sole();
         tokio::spawn(fanout.run(shutdown.token(), shutdown.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

@@ -47,6 +47,7 @@ mod admin;
 mod backup;
 mod commands;
 mod doctor;
+mod hooks;
 mod load_tool;
 
 mod telemetry;

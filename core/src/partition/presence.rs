@@ -92,6 +92,11 @@ impl Presence {
         self.users.len() as u64
     }
 
+    /// Whether a user is here, or may come back within the grace.
+    pub(super) fn knows(&self, user: &str) -> bool {
+        self.users.contains_key(user)
+    }
+
     /// A connection became a member.
     pub(super) fn on_came(&mut self, gateway: GatewayId, user: &str, info: &str) -> Change {
         let is_new = !self.users.contains_key(user);

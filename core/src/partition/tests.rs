@@ -81,6 +81,7 @@ impl Desk {
                     self.partition.on_emptied(room, now);
                 }
                 Effect::TailLost => panic!("this log loses nothing"),
+                Effect::Present { .. } | Effect::Settled { .. } => {}
                 Effect::Send { batch, .. } => self.heard.extend(batch.items.into_iter().filter_map(|Down { item }| item)),
             }
         }

@@ -375,6 +375,7 @@ impl World {
                 owner.rules.on_emptied(room, now);
             }
             Effect::TailLost => panic!("this log loses nothing"),
+            Effect::Present { .. } | Effect::Settled { .. } => {}
             Effect::Send { batch, .. } => {
                 if !self.is_lost(partition) {
                     self.rooms.on_batch(partition, batch, now, &mut self.doors);

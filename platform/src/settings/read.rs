@@ -7,7 +7,7 @@ use carillon_proto::claims::{Grant, Operation};
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
-use super::{LogFormat, Origins, Retention, Secret, Url, duration::format_duration};
+use super::{Hook, LogFormat, Origins, Retention, Secret, Url, duration::format_duration};
 
 /// A value as its source holds it.
 pub(super) enum Raw<'a> {
@@ -144,6 +144,13 @@ pub(super) fn retention(raw: &Raw<'_>) -> Result<Vec<Retention>, String> {
     list.iter().map(|item| Retention::from_json(item).map_err(|problem| format!("{}: {problem}", expected()))).collect()
 }
 
+pub(super) fn hooks(raw: &Raw<'_>) -> Result<Vec<Hook>, String> {
+    let expected =
+        || r#"a list such as [{"url": "https://a", "secret": "whsec_…", "types": ["user.online"], "rooms": "*"}]"#.to_owned();
+    let list = raw.as_list().ok_or_else(expected)?;
+    list.iter().map(|item| Hook::from_json(item).map_err(|problem| format!("{}: {problem}", expected()))).collect()
+}
+
 pub(super) fn default_grants(raw: &Raw<'_>) -> Result<Vec<Grant>, String> {
     let expected = || r#"a list such as [{"rooms": ["chat:*"], "can": ["join", "publish", "history", "presence"]}]"#.to_owned();
     let list = raw.as_list().ok_or_else(expected)?;
@@ -212,6 +219,12 @@ impl Shown for Origins {
 impl Shown for Retention {
     fn shown(&self) -> String {
         format!("rooms {}, messages {}, age {}", self.rooms, self.messages, format_duration(self.age))
+    }
+}
+
+impl Shown for Hook {
+    fn shown(&self) -> String {
+        self.url.to_string()
     }
 }
 

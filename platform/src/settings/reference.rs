@@ -41,7 +41,7 @@ theirs. Sources, each over the one before:
    secrets (`CARILLON_JWT__SECRET_FILE`)
 4. flags: `--set limits.frame_bytes=1024` for any of them, and flags of their own for the common ones (`--help`)
 
-In the environment and in flags a list is JSON or separated by commas; `retention` and `jwt.default_grants` are JSON. Paths
+In the environment and in flags a list is JSON or separated by commas; `retention`, `hooks` and `jwt.default_grants` are JSON. Paths
 are relative to the folder that the process was started in. An unknown or malformed setting stops the start with exit
 code 64, before anything is bound. `CARILLON_URL` and `CARILLON_TOKEN` belong to the client commands and are no settings.
 

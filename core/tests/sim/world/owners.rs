@@ -266,6 +266,7 @@ impl World {
             }
             Effect::Trim { room, below, .. } => self.logs.get_mut(&partition).unwrap().trim(room.as_str(), below),
             Effect::Empty { .. } => unreachable!("nothing is old enough in this world"),
+            Effect::Present { .. } | Effect::Settled { .. } => {}
             Effect::TailLost => {
                 assert!(self.faults.lose_tail > 0, "this log loses nothing, yet a gateway has seen more than there is");
                 if let Some(held) = self.replicas[replica].held.get_mut(&partition) {
