@@ -395,7 +395,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = Arc::new(EmbeddedLog::open(folder.path()).unwrap());
         let buckets = Arc::new(EmbeddedBuckets::of(log.clone()));
-        let fanout = Fanout::new(&Settings::defaults(Program::Fanout), log, Arc::new(InProcessBus::new()), buckets);
+        let fanout = Fanout::new(&Settings::defaults(Program::Fanout), log, Arc::new(InProcessBus::new()), buckets).unwrap();
         let tenure = Leases::open(&fanout).await.take(PartitionId(3)).await;
 
         // A purge that was asked for, whose next step is ready once the lease is too old.

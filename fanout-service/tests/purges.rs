@@ -162,7 +162,8 @@ async fn trims_end_before_a_room_is_emptied() {
     let bus = Arc::new(InProcessBus::new());
     let mut settings = Settings::defaults(Program::AllInOne);
     settings.retention = vec![Retention { messages: KEPT, ..Retention::default() }];
-    let fanout = Fanout::new(&settings, log.clone(), bus.clone(), Arc::new(EmbeddedBuckets::of(embedded.clone()))).sole();
+    let fanout =
+        Fanout::new(&settings, log.clone(), bus.clone(), Arc::new(EmbeddedBuckets::of(embedded.clone()))).unwrap().sole();
     let counters = fanout.counters.clone();
     let stop = CancellationToken::new();
     let running = tokio::spawn(fanout.run(stop.clone(), Shutdown::new()));
