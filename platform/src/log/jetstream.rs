@@ -12,7 +12,7 @@ mod writer;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -67,6 +67,8 @@ struct Shared {
     stream: Stream<()>,
     rooms: Mutex<Rooms>,
     queued_bytes: Arc<AtomicUsize>,
+    /// The newest sequence of the last marker: who says that the stream ends below it lags behind.
+    marked: AtomicU64,
 }
 
 impl Shared {
@@ -97,6 +99,7 @@ impl JetStreamLog {
                 stream,
                 rooms: Mutex::default(),
                 queued_bytes: Arc::clone(&queued_bytes),
+                marked: AtomicU64::new(0),
             });
             let (commands, queue) = mpsc::channel(MAX_QUEUED);
             tokio::spawn(Writer::new(Arc::clone(&shared), queue).run());

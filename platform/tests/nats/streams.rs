@@ -15,7 +15,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use carillon_platform::{
-    log::{Append, JetStreamConfig, JetStreamLog, Log, ReadLimit, ReadSpan},
+    log::{Append, JetStreamConfig, JetStreamLog, Log, LogError, ReadLimit, ReadSpan},
     settings::{Program, Settings},
 };
 use carillon_proto::ids::{PARTITIONS, PartitionId, RoomName};
@@ -111,4 +111,23 @@ async fn streams_of_older_versions_are_brought_up() {
     let part = log.read(P, &a, ReadSpan::After(0), ReadLimit { records: 10, bytes: 1_000 }).await.unwrap();
     assert!(part.records.iter().map(|stored| &stored.record[..]).eq([b"old", b"new"]));
     assert_eq!(log.recent(P, Duration::from_secs(60), Bytes::copy_from_slice).await.unwrap().len(), 2);
+}
+
+/// What a node answers that was cut off for a while and lags behind the others: less than the marker that was acked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_lags_behind_the_marker_is_not_believed() {
+    let server = NatsServer::start();
+    let log = server.log().await;
+    log.open(P).await.unwrap();
+    let client = async_nats::connect(format!("nats://127.0.0.1:{}", server.port())).await.unwrap();
+    let context = jetstream::new(client);
+    let name = format!("LOG_{P}");
+    let config = context.get_stream(&name).await.unwrap().cached_info().config.clone();
+    context.delete_stream(&name).await.unwrap();
+    context.create_stream(config).await.unwrap();
+    let recent = async || log.recent(P, Duration::from_secs(60), Bytes::copy_from_slice).await;
+    assert!(matches!(recent().await, Err(LogError::Unavailable(_))));
+    // With a marker of its own the stream is what it says.
+    log.open(P).await.unwrap();
+    assert_eq!(recent().await.unwrap().len(), 0);
 }

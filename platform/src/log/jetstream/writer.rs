@@ -11,7 +11,11 @@
 //! a sequence that the marker has passed. JetStream's other expectation, the id of the message before (`Nats-Expected-Last-Msg-Id`), is
 //! looked at by the replicas only after they have agreed on an append, and those of NATS 2.15 stop for good when it fails there.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber, header::NATS_EXPECTED_LAST_SEQUENCE, jetstream::ErrorCode};
 use bytes::Bytes;
@@ -309,6 +313,7 @@ impl Writer {
             }
             (Waiting::Marker { tag, opened }, Ok(sequence)) => {
                 self.shared.rooms.lock().clear();
+                self.shared.marked.store(sequence, Ordering::Relaxed);
                 self.chain = Ok(Chain { tag, last_sequence: sequence });
                 let _ = opened.send(Ok(sequence));
             }
