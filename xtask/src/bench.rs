@@ -14,7 +14,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::steps::{self, cargo, root};
-use crate::{nats, tools};
+use crate::{nats, test, tools};
 use contender::Place;
 use rows::{ROWS, Row};
 
@@ -99,7 +99,8 @@ fn measure(row: &'static Row, place: &Place, rounds: usize) -> Result<Measured> 
 
 /// All that needs the compiler or the net.
 fn prepare() -> Result<()> {
-    steps::run(&mut cargo(&["build", "--release", "--locked", "--bins"]))?;
+    // Each by name: cargo alone would leave the services as they were.
+    steps::run(test::build_binaries().arg("--release"))?;
     steps::run(&mut cargo(&["build", "--release", "--locked", "-p", "carillon-loadtest", "--example", "yardstick"]))?;
     tools::check_node()?;
     tools::install_node_packages(YARDSTICKS)?;
