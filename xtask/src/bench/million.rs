@@ -36,6 +36,8 @@ const PREFIX: &str = "million-";
 /// Clients and servers share the processors, so that a million pings in 25 s would be most of what they do.
 const SETTINGS: &[&str] =
     &["heartbeat.interval_ms=240000", "heartbeat.timeout_ms=120000", "gateway.shards=1", "limits.unauthenticated=16384"];
+/// Processes of the load that come at once.
+const AT_ONCE: usize = 4;
 /// Connections that one process of the load opens at once.
 const OPENING: usize = 8;
 
@@ -55,8 +57,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!("{} gateways are up, {idle_kib} KiB of memory together", cluster.urls.len());
 
     let (since_ns, began) = (unix_ns(), Instant::now());
-    let mut crowd = Crowd::start(&place, &cluster, args, since_ns)?;
-    crowd.until_seated()?;
+    let crowd = &mut Crowd::default();
+    crowd.seat(&place, &cluster, args, since_ns)?;
     let (seated_s, full_kib) = (began.elapsed().as_secs_f64(), rss_kib(&cluster));
     println!("{} members are in after {seated_s:.0} s; {full_kib} KiB", args.members);
 
@@ -120,6 +122,7 @@ fn publish(url: &str, since_ns: u64) -> Result<u64> {
 }
 
 /// The processes of the load.
+#[derive(Default)]
 struct Crowd {
     parts: Vec<(Child, PathBuf)>,
     /// What they say is read to its end, or they could not end well.
@@ -127,8 +130,8 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn start(place: &Place, cluster: &Running, args: &Args, since_ns: u64) -> Result<Self> {
-        let mut crowd = Self { parts: Vec::new(), said: Vec::new() };
+    /// A few parts at once: were all of them to come together, the one fanout would get a hundredth of the processors.
+    fn seat(&mut self, place: &Place, cluster: &Running, args: &Args, since_ns: u64) -> Result<()> {
         for (number, url) in cluster.urls.iter().enumerate() {
             let first = number * args.per_gateway;
             let connections = args.per_gateway.min(args.members - first);
@@ -139,13 +142,17 @@ impl Crowd {
             command.arg("--json").arg(&json).args(["crowd", "--since-ns", &since_ns.to_string()]);
             command.args(["--connections", &connections.to_string(), "--first", &first.to_string()]);
             command.env("CARILLON_JWT__SECRET", SECRET).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-            crowd.parts.push((command.spawn()?, json));
+            self.parts.push((command.spawn()?, json));
+            if self.parts.len().is_multiple_of(AT_ONCE) {
+                self.until_seated()?;
+            }
         }
-        Ok(crowd)
+        self.until_seated()
     }
 
+    /// All that have begun.
     fn until_seated(&mut self) -> Result<()> {
-        for (number, (part, _)) in self.parts.iter_mut().enumerate() {
+        for (number, (part, _)) in self.parts.iter_mut().enumerate().skip(self.said.len()) {
             let stdout = part.stdout.take().context("it was piped")?;
             let (mut said, mut line) = (BufReader::new(stdout), String::new());
             said.read_line(&mut line)?;
