@@ -66,6 +66,7 @@ impl Config {
                 frame_bytes: limits.frame_bytes,
                 rooms: limits.rooms_per_connection,
                 frames_per_second: limits.frames_per_second,
+                frames_burst: Some(limits.frames_burst).filter(|burst| *burst < limits.frames_per_second),
             },
             frame_bytes: limits.frame_bytes,
             outbox_bytes: limits.outbox_bytes,

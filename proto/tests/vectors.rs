@@ -122,6 +122,7 @@ fn written(fields: &Map<String, Value>) -> String {
                     frame_bytes: number(&limits["frameBytes"]) as usize,
                     rooms: number(&limits["rooms"]) as usize,
                     frames_per_second: number(&limits["framesPerSecond"]) as u32,
+                    frames_burst: limits.get("framesBurst").map(|burst| number(burst) as u32),
                 },
                 personal: (
                     &RoomName::parse(text(&personal["room"])).expect("a room name"),

@@ -19,6 +19,9 @@ pub struct Limits {
     pub rooms: usize,
     /// Frames that it may send per second, over a longer time.
     pub frames_per_second: u32,
+    /// Frames that it may send at once, where that is less than those of a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frames_burst: Option<u32>,
 }
 
 /// One message on its way to a member: stored (offset above 0) or ephemeral.
@@ -513,7 +516,7 @@ mod tests {
     fn every_frame_is_json() {
         let (room, epoch) = (RoomName::parse("r").unwrap(), Epoch::new("i", 1));
         let (user, client) = (UserId::parse("u").unwrap(), ClientId::parse("c").unwrap());
-        let limits = Limits { frame_bytes: 1, rooms: 2, frames_per_second: 3 };
+        let limits = Limits { frame_bytes: 1, rooms: 2, frames_per_second: 3, frames_burst: None };
         let message =
             Outgoing { room: "r", payload: b"1", sender: "u", offset: 1, id: MessageId([1; 16]), ts: 1, epoch: "i.1", key: "" };
         let member = |user: &str, info: &str| Present { user: user.into(), info: info.into(), connections: 2 };
