@@ -14,6 +14,60 @@ var __export = (target, all) => {
     __defProp(target, name, { get: all[name], enumerable: true });
 };
 
+// src/limits.ts
+var CONNECT_WITHIN_MS, SPEAK_WITHIN_MS, SWALLOWED_MS, STABLE_MS, PING_EVERY_MS, PONG_WITHIN_MS, PONG_WITHIN_WAKING_MS, BLOCKED_AFTER, WEBSOCKET_WORKS, RENEWAL, BACKOFF_FIRST_MS, BACKOFF_MAX_MS, KEY_KNOWN_MS, LOAD_AGAIN_MS, ITERATOR_BUFFER_MAX, GAPS_MAX, HISTORY_LIMIT_MAX, QUEUE_LIMIT;
+var init_limits = __esm({
+  "src/limits.ts"() {
+    "use strict";
+    CONNECT_WITHIN_MS = 1e4;
+    SPEAK_WITHIN_MS = 6e3;
+    SWALLOWED_MS = 3e3;
+    STABLE_MS = 1e4;
+    PING_EVERY_MS = 25e3;
+    PONG_WITHIN_MS = 1e4;
+    PONG_WITHIN_WAKING_MS = 4e3;
+    BLOCKED_AFTER = 2;
+    WEBSOCKET_WORKS = 4299;
+    RENEWAL = 0;
+    BACKOFF_FIRST_MS = 1e3;
+    BACKOFF_MAX_MS = 3e4;
+    KEY_KNOWN_MS = 1e5;
+    LOAD_AGAIN_MS = 5e3;
+    ITERATOR_BUFFER_MAX = 1e4;
+    GAPS_MAX = 3;
+    HISTORY_LIMIT_MAX = 1e3;
+    QUEUE_LIMIT = 1e3;
+  }
+});
+
+// src/places.ts
+async function takePlace(host) {
+  const locks = globalThis.navigator?.locks;
+  const isBrowser = globalThis.document ?? "WorkerGlobalScope" in globalThis;
+  if (!locks || !isBrowser || isShared(host)) return () => {
+  };
+  for (let n = 1; n <= FEEDS_MAX; n += 1) {
+    const place = await new Promise((resolve) => {
+      const hold = (lock) => lock ? new Promise((done) => resolve(done)) : resolve(void 0);
+      locks.request(`carillon feed ${n} ${host}`, { ifAvailable: true }, hold).catch(() => resolve(() => {
+      }));
+    });
+    if (place) return place;
+  }
+  return void 0;
+}
+function isShared(host) {
+  const entries = ["navigation", "resource"].flatMap((type) => globalThis.performance.getEntriesByType(type));
+  return entries.some(({ name, nextHopProtocol }) => /^h[23]/.test(nextHopProtocol) && new URL(name).host === host);
+}
+var FEEDS_MAX;
+var init_places = __esm({
+  "src/places.ts"() {
+    "use strict";
+    FEEDS_MAX = 4;
+  }
+});
+
 // src/sse.ts
 async function readFields(body, onField) {
   const decoder = new TextDecoder();
@@ -58,10 +112,12 @@ function claimsOf(token) {
     return { user: "", expiresAt: void 0 };
   }
 }
-var ROOMS_MAX, PAGE, HELD_MAX, HOLE_MS, SILENT_MS, PRESENCE_EVERY_MS, REFUSED_AGAIN_MS, PROBE_WITHIN_MS, PROBE_FIRST_MS, PROBE_MAX_MS, WEBSOCKET_WORKS, FallbackSocket, Refused;
+var ROOMS_MAX, PAGE, HELD_MAX, HOLE_MS, SILENT_MS, PRESENCE_EVERY_MS, REFUSED_AGAIN_MS, REQUEST_WITHIN_MS, POLL_EVERY_MS, POLL_ROOM_MS, PROBE_WITHIN_MS, PROBE_FIRST_MS, PROBE_MAX_MS, MAY_RETRY, UNANSWERED, FallbackSocket, Refused;
 var init_fallback = __esm({
   "src/fallback.ts"() {
     "use strict";
+    init_limits();
+    init_places();
     init_sse();
     ROOMS_MAX = 63;
     PAGE = 1e3;
@@ -70,10 +126,14 @@ var init_fallback = __esm({
     SILENT_MS = 75e3;
     PRESENCE_EVERY_MS = 1e4;
     REFUSED_AGAIN_MS = 3e4;
-    PROBE_WITHIN_MS = 5e3;
+    REQUEST_WITHIN_MS = 9e3;
+    POLL_EVERY_MS = 2e3;
+    POLL_ROOM_MS = 200;
+    PROBE_WITHIN_MS = 4e3;
     PROBE_FIRST_MS = 3e4;
     PROBE_MAX_MS = 6e5;
-    WEBSOCKET_WORKS = 4299;
+    MAY_RETRY = /^(unavailable|internal|rate_limited)$/;
+    UNANSWERED = `no answer within ${REQUEST_WITHIN_MS / 1e3} s (over HTTP/1.1, all tabs of a browser share six connections to a host)`;
     FallbackSocket = class {
       constructor(_url, _token, _fetch, _clock, _clientId, _probe) {
         this._url = _url;
@@ -82,41 +142,41 @@ var init_fallback = __esm({
         this._clock = _clock;
         this._clientId = _clientId;
         this._probe = _probe;
-        this.onopen = null;
-        this.onerror = null;
-        this.onmessage = null;
-        this.onclose = null;
-        this.#rooms = /* @__PURE__ */ new Map();
-        this.#ending = new AbortController();
-        this.#postings = /* @__PURE__ */ new Map();
-        /** Rooms that are being told something ephemeral. */
-        this.#telling = /* @__PURE__ */ new Set();
-        this.#feedRooms = /* @__PURE__ */ new Set();
-        this.#isFeedDue = false;
-        this.#isConnected = false;
-        this.#isProbing = false;
-        this.#probeMs = PROBE_FIRST_MS;
-        /** Rooms to be fed → what to do when they are, and what asked for it. */
-        this.#onFed = /* @__PURE__ */ new Map();
         this.#heardAt = _clock.now();
         ({ user: this.#user, expiresAt: this.#expiresAt } = claimsOf(_token));
-        _clock.setTimeout(() => this.#feedSoon(), 0);
+        _clock.setTimeout(() => void this.#takePlace().then(() => this.#feedSoon()), 0);
       }
+      _url;
+      _token;
+      _fetch;
+      _clock;
+      _clientId;
+      _probe;
+      onopen = null;
+      onerror = null;
+      onmessage = null;
+      onclose = null;
       #user;
       #expiresAt;
-      #rooms;
-      #ending;
-      #postings;
-      #telling;
+      #rooms = /* @__PURE__ */ new Map();
+      #ending = new AbortController();
+      #postings = /* @__PURE__ */ new Map();
+      /** Rooms that are being told something ephemeral. */
+      #telling = /* @__PURE__ */ new Set();
       #feed;
-      #feedRooms;
-      #isFeedDue;
-      #isConnected;
-      #isProbing;
+      /** Gives back what this tab has of the browser's feeds; without one, it asks now and then. */
+      #place;
+      #pollTimer;
+      #feedRooms = /* @__PURE__ */ new Set();
+      #isFeedDue = false;
+      #isConnected = false;
+      #isProbing = false;
       #heardAt;
-      #probeMs;
+      #probeMs = PROBE_FIRST_MS;
       close() {
         this.#ending.abort();
+        this.#place?.();
+        this._clock.clearTimeout(this.#pollTimer);
         for (const room of this.#rooms.values()) this.#forget(room);
         this.onmessage = this.onclose = null;
       }
@@ -150,6 +210,10 @@ var init_fallback = __esm({
           if (!this.#ending.signal.aborted) void this.#openFeed();
         });
       }
+      async #takePlace() {
+        this.#place = await takePlace(this._url.host);
+        if (this.#ending.signal.aborted) this.#place?.();
+      }
       /** Another feed, with all rooms of now. The one before goes on until this one has begun, so that nothing falls between. */
       async #openFeed() {
         const before = this.#feed;
@@ -163,7 +227,7 @@ var init_fallback = __esm({
         let event = { type: "message", data: "" };
         const isCurrent = () => this.#feed === feed && !feed.signal.aborted;
         try {
-          const answer = await this.#fetch(`events?${query}`, { headers: { Accept: "text/event-stream" }, signal: feed.signal });
+          const answer = await this.#within(this.#fetch(`events?${query}`, { headers: { Accept: "text/event-stream" }, signal: feed.signal }));
           if (answer.status === 403) return isCurrent() ? await this.#onForbidden(rooms, before, isCurrent) : void 0;
           if (!answer.ok || !answer.body) return isCurrent() ? this.#onStatus(answer.status) : void 0;
           let hasBegun = false;
@@ -191,15 +255,37 @@ var init_fallback = __esm({
         if (retry === void 0) this.#end(1006);
         else this.#end(4200, `draining retry_ms=${retry}`);
       }
-      #onFed;
+      /** Rooms to be fed → what to do when they are, and what asked for it. */
+      #onFed = /* @__PURE__ */ new Map();
       #onBegun(rooms) {
         this.#feedRooms = rooms;
         if (!this.#isConnected) this.#probe(() => this.#connected());
+        if (!this.#place) {
+          this.#feed?.abort();
+          this.#pollLater();
+        }
         for (const [room, { begin }] of [...this.#onFed]) {
           if (!rooms.has(room)) continue;
           this.#onFed.delete(room);
           begin();
         }
+      }
+      #pollLater(ms = Math.max(POLL_EVERY_MS, this.#rooms.size * POLL_ROOM_MS)) {
+        const onFailed = (error) => {
+          if (error instanceof Refused && MAY_RETRY.test(error.fields.code)) this.#pollLater(error.fields.retryAfterMs);
+          else this.#onFailed(error);
+        };
+        this._clock.clearTimeout(this.#pollTimer);
+        this.#pollTimer = this._clock.setTimeout(() => void this.#poll().catch(onFailed), ms);
+      }
+      /** Reads what is new, one room after the other, unless there is a place for a feed by now. */
+      async #poll() {
+        await this.#takePlace();
+        if (this.#place) return this.#feedSoon();
+        for (const room of [...this.#rooms.values()]) {
+          if (!room.isReading) await this.#read(room).finally(() => room.isReading = false);
+        }
+        if (!this.#ending.signal.aborted) this.#pollLater();
       }
       #connected() {
         if (this.#isConnected) return;
@@ -212,7 +298,7 @@ var init_fallback = __esm({
         let isFound = false;
         for (const room of rooms) {
           const trying = new AbortController();
-          const answer = await this.#fetch(`events?${new URLSearchParams({ room })}`, { signal: trying.signal }).catch(() => void 0);
+          const answer = await this.#within(this.#fetch(`events?${new URLSearchParams({ room })}`, { signal: trying.signal })).catch(() => void 0);
           trying.abort();
           if (!isCurrent()) return;
           if (answer?.status !== 403) continue;
@@ -266,6 +352,7 @@ var init_fallback = __esm({
         const room = {
           name,
           offset: 0,
+          epoch: "",
           isReading: true,
           held: /* @__PURE__ */ new Map(),
           holeTimer: void 0,
@@ -293,6 +380,7 @@ var init_fallback = __esm({
         const newest = await this.#messages(room.name, { limit: since === void 0 ? Math.max(1, Math.min(last ?? 0, PAGE)) : 1 });
         if (this.#rooms.get(room.name) !== room) return;
         const head = newest.messages.at(-1)?.offset ?? 0;
+        room.epoch = newest.epoch;
         const present = room.isWatched && await this.#watch(room);
         if (this.#rooms.get(room.name) !== room) return;
         const joined = { type: "joined", ref, room: room.name, offset: head, epoch: newest.epoch, recovered: true, ...present };
@@ -321,8 +409,10 @@ var init_fallback = __esm({
       async #read(room, isMore = true) {
         room.isReading = true;
         while (isMore) {
-          const { messages, more } = await this.#messages(room.name, { after: room.offset, limit: PAGE });
+          const { messages, more, epoch } = await this.#messages(room.name, { after: room.offset, limit: PAGE });
           if (this.#rooms.get(room.name) !== room) return;
+          if (epoch && room.epoch && epoch !== room.epoch) return this.#end(1006);
+          room.epoch ||= epoch;
           if (messages.length && messages[0].offset > room.offset + 1) return this.#end(1006);
           this.#take(room, messages);
           isMore = more;
@@ -334,7 +424,7 @@ var init_fallback = __esm({
         for (const message of messages) {
           if (message.offset <= room.offset) continue;
           room.offset = message.offset;
-          this.#say({ type: "message", ...message });
+          this.#say({ type: "message", ...message, ...message.offset === 1 && { epoch: room.epoch } });
         }
       }
       #goLive(room, offset) {
@@ -387,11 +477,13 @@ var init_fallback = __esm({
         posting.count += 1;
         posting.last = posting.last.then(async () => {
           try {
+            if (posting.refused) throw new Refused(503, posting.refused);
             const ack = await post();
             this.#say({ type: "ack", ref, ...ack });
             const room2 = this.#rooms.get(name);
             if (room2 && ack.offset > room2.offset) room2.held.set(ack.offset, null);
           } catch (error) {
+            if (error instanceof Refused && MAY_RETRY.test(error.fields.code)) posting.refused = error.fields;
             this.#onFailed(error, frame);
           }
           if (--posting.count === 0) this.#postings.delete(name);
@@ -413,12 +505,22 @@ var init_fallback = __esm({
         return this.#ask(path, {});
       }
       async #ask(path, request) {
-        const answer = await this.#fetch(path, { ...request, signal: this.#ending.signal });
-        this.#heardAt = this._clock.now();
-        const body = await answer.json();
+        const [answer, body] = await this.#within(this.#fetch(path, { ...request, signal: this.#ending.signal }).then(async (answer2) => {
+          this.#heardAt = this._clock.now();
+          return [answer2, await answer2.json()];
+        }));
         if (answer.ok) return body;
         const retryAfterMs = body.retryAfterMs ?? (Number(answer.headers.get("Retry-After")) * 1e3 || void 0);
         throw new Refused(answer.status, { code: body.code ?? "internal", message: body.detail ?? "", retryAfterMs, outcome: body.outcome });
+      }
+      /** What takes too long ends this socket, and so itself. */
+      async #within(asked) {
+        const timer = this._clock.setTimeout(() => this.#end(1006, UNANSWERED), REQUEST_WITHIN_MS);
+        try {
+          return await asked;
+        } finally {
+          this._clock.clearTimeout(timer);
+        }
       }
       #fetch(path, request) {
         return this._fetch(new URL(path, this._url), { ...request, headers: { ...request.headers, Authorization: `Bearer ${this._token}`, "Carillon-Client": this._clientId } });
@@ -432,7 +534,7 @@ var init_fallback = __esm({
       }
       /** What the server refused is an error of the frame that asked; all else is the network's, and ends the socket. */
       #onFailed(error, frame) {
-        if (!(error instanceof Refused)) return this.#end(1006);
+        if (!(error instanceof Refused)) return this.#end(1006, error instanceof Error ? error.message : "");
         if (error.status === 401) return this.#onStatus(401);
         if (frame) this.#say({ type: "error", ref: frame.ref, room: frame.room, ...error.fields });
         else this.#end(1006);
@@ -496,6 +598,8 @@ var init_fallback = __esm({
         this.status = status;
         this.fields = fields;
       }
+      status;
+      fields;
     };
   }
 });
@@ -505,18 +609,18 @@ var look_exports = {};
 __export(look_exports, {
   look: () => look
 });
-async function look(wire, room, { key, inDoubtSince }) {
+async function look(wire, room, { key, inDoubtSince, isHidden }) {
   let before;
   for (let page = 0; page < PAGES_MAX; page += 1) {
     const { messages, more } = await new Promise((resolve, reject) => wire._ask({ type: "history", room, before, limit: PAGE2 }, {}, resolve, reject));
     const found = messages.find((message) => message.key === key);
     if (found) return { ...found, duplicate: true };
     const [oldest] = messages;
-    if (!oldest || oldest.offset === 1 || oldest.ts <= inDoubtSince - SKEW_MS) return void 0;
-    if (!more) break;
+    if (!isHidden && (!oldest || oldest.offset === 1 || oldest.ts <= inDoubtSince - SKEW_MS)) return void 0;
+    if (!more || !oldest) break;
     before = oldest.offset;
   }
-  return null;
+  throw { code: "unavailable", message: "the room was trimmed" };
 }
 var SKEW_MS, PAGE2, PAGES_MAX;
 var init_look = __esm({
@@ -525,6 +629,58 @@ var init_look = __esm({
     SKEW_MS = 10 * 6e4;
     PAGE2 = 1e3;
     PAGES_MAX = 20;
+  }
+});
+
+// src/gap.ts
+var gap_exports = {};
+__export(gap_exports, {
+  report: () => report
+});
+function report(room, reason, head, epoch) {
+  const after = room._offset;
+  const isLast = ++room._gaps > GAPS_MAX;
+  const turn = room._joinTurn;
+  const next = (before = head + 1) => turn === room._joinTurn && goOn(room, { room: room.name, reason, after, before, epoch }, isLast);
+  if (isLast) next();
+  else if (reason === "epoch") next(1);
+  else room._ask("history", {}, ({ messages }) => next(messages[0]?.offset), () => next(), { after, limit: 1 });
+}
+function goOn(room, gap, isLast) {
+  const { reload } = room._options;
+  room._publishing.onGap();
+  if (gap.reason === "epoch") room._early.clear();
+  room._offset = gap.before - 1;
+  room._epoch = gap.epoch;
+  room._emit("gap", gap);
+  room._isCounting = isLast;
+  if (isLast) {
+    room.head = room._offset;
+    room._settle();
+  } else if (reload) load(room, gap, reload, 0);
+  else room._join();
+}
+function load(room, gap, reload, attempt) {
+  const mine = room._reloading = {};
+  const isMine = () => room._reloading === mine;
+  const onLoaded = (position) => {
+    if (!isMine()) return;
+    room._reloading = void 0;
+    if (position) ({ offset: room._offset, epoch: room._epoch } = position);
+    room._join();
+  };
+  const onFailed = (error) => {
+    if (!isMine()) return;
+    room._failed(String(error));
+    const ms = room._clock.random() * Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** attempt);
+    room._clock.setTimeout(() => isMine() && load(room, gap, reload, attempt + 1), ms);
+  };
+  void (async () => reload(gap))().then(onLoaded, onFailed);
+}
+var init_gap = __esm({
+  "src/gap.ts"() {
+    "use strict";
+    init_limits();
   }
 });
 
@@ -568,37 +724,39 @@ var Emitter = class {
 
 // src/error.ts
 var CarillonError = class extends Error {
+  name = "CarillonError";
   constructor(code, message, more = {}) {
     super(message);
-    this.name = "CarillonError";
     this.code = code;
     Object.assign(this, more);
   }
 };
 function mayRetry(code) {
-  return code === "unavailable" || code === "internal" || code === "rate_limited";
+  return /^(unavailable|internal|rate_limited)$/.test(code);
 }
 
 // src/pace.ts
-var BURST_MS = 1e3;
 var ABSURD_MS = 1e6;
 var Pace = class {
-  constructor(_clock, _perSecond, _write) {
-    this._clock = _clock;
-    this._perSecond = _perSecond;
-    this._write = _write;
-  }
   #turnAt = 0;
   #isStopped = false;
-  /** Writes `text` now or later, in order. `isDroppable` is written now or not at all: false says that it was not. */
-  send(text, isDroppable) {
-    const now = this._clock.now();
+  #clock;
+  #frameMs;
+  #burstMs;
+  constructor(clock, { framesPerSecond, framesBurst = framesPerSecond }) {
+    this.#clock = clock;
+    this.#frameMs = 1e3 / framesPerSecond;
+    this.#burstMs = this.#frameMs * framesBurst;
+  }
+  /** Calls `write`, which writes one frame, now or later, in order. `isDroppable`: now or not at all; false says that it was not. */
+  take(write, isDroppable) {
+    const now = this.#clock.now();
     if (this.#turnAt > now + ABSURD_MS) this.#turnAt = 0;
-    const turnAt = Math.max(this.#turnAt, now - BURST_MS) + 1e3 / this._perSecond;
+    const turnAt = Math.max(this.#turnAt, now - this.#burstMs) + this.#frameMs;
     if (turnAt > now && isDroppable) return false;
     this.#turnAt = turnAt;
-    if (turnAt <= now) this._write(text);
-    else this._clock.setTimeout(() => this.#isStopped || this._write(text), turnAt - now);
+    if (turnAt <= now) write();
+    else this.#clock.setTimeout(() => this.#isStopped || write(), turnAt - now);
     return true;
   }
   onGone() {
@@ -607,16 +765,13 @@ var Pace = class {
 };
 
 // src/retry.ts
-var BACKOFF_FIRST_MS = 1e3;
-var BACKOFF_MAX_MS = 3e4;
+init_limits();
 function backoffMs(attempt, random) {
   return random() * Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** attempt);
 }
 function afterClose(closeCode, reason, toldMs, random) {
-  if (closeCode === 1009 || closeCode >= 4e3 && closeCode < 4100) {
-    const code = closeCode === 1009 ? "payload_too_large" : reason || "stopped";
-    return new CarillonError(code, `the connection ended: ${closeCode} ${reason}`, { closeCode });
-  }
+  if (closeCode === 1009) return "payload_too_large";
+  if (closeCode >= 4e3 && closeCode < 4100) return reason || "stopped";
   if (closeCode >= 4200 && closeCode < 4300) {
     const told = /retry_ms=(\d+)/.exec(reason)?.[1];
     return told ? +told : toldMs ?? random() * BACKOFF_FIRST_MS;
@@ -628,29 +783,32 @@ function afterClose(closeCode, reason, toldMs, random) {
 var SPARE_MS = 5e3;
 var RENEW_BEFORE_MS = 6e4;
 var WRONG_CLOCK_MS = 3e4;
+var JWT = /^[\w-]+\.[\w-]+\.[\w-]+$/;
 var TIMER_MAX_MS = 2 ** 31 - 1;
 var Token = class {
-  constructor(source, clock) {
-    this.source = source;
-    this.clock = clock;
-  }
   #current = null;
   #endsAt = 0;
   /** Counts what was dropped: an answer to a question from before is not taken. */
   #turn = 0;
+  #clock;
+  constructor(source, clock) {
+    this.source = source;
+    this.#clock = clock;
+  }
   /** Whether there is a way to another one. */
   get renewable() {
     return typeof this.source === "function";
   }
-  /** The current token, or another one where that is over. */
-  async take() {
+  /** The current token, or another one where that is over, or `isAnew` is wished. The current one stays until the next is there. */
+  async take(isAnew) {
     if (typeof this.source !== "function") return this.source;
-    if (!this.#current || this.#endsAt - SPARE_MS <= this.clock.now()) {
+    if (isAnew || !this.#current || this.#endsAt - SPARE_MS <= this.#clock.now()) {
       const turn = this.#turn;
       const token = await this.source();
       if (turn !== this.#turn) return this.take();
+      if (token !== null && !JWT.test(token)) throw "this is no token";
       this.#current = token;
-      this.#endsAt = endsAt(token, this.clock.now());
+      this.#endsAt = endsAt(token, this.#clock.now());
     }
     return this.#current;
   }
@@ -661,7 +819,7 @@ var Token = class {
   }
   /** How long to wait before it is renewed, for a token that the server says ends at `expiresAt`. */
   renewInMs(expiresAt) {
-    const leftMs = Math.min(expiresAt, this.#endsAt || Infinity) - this.clock.now();
+    const leftMs = Math.min(expiresAt, this.#endsAt || Infinity) - this.#clock.now();
     return leftMs > 0 ? Math.min(Math.max(leftMs - RENEW_BEFORE_MS, leftMs * 0.8), TIMER_MAX_MS) : WRONG_CLOCK_MS;
   }
 };
@@ -676,72 +834,51 @@ function endsAt(token, now) {
 }
 
 // src/connection.ts
-var CONNECT_WITHIN_MS = 1e4;
-var STABLE_MS = 1e4;
-var PING_EVERY_MS = 25e3;
-var PONG_WITHIN_MS = 1e4;
-var PONG_WITHIN_WAKING_MS = 4e3;
-var RENEW_AGAIN_MS = 5e3;
-var BLOCKED_AFTER = 2;
-var WEBSOCKET_WORKS2 = 4299;
-var RENEWAL = 0;
+init_limits();
 var DEFAULT_LIMITS = { frameBytes: 65536, rooms: 256, framesPerSecond: 50 };
 var Connection = class extends Emitter {
+  /** What it is doing. */
+  state = "idle";
+  /** While `waiting`: when the next attempt is due, Unix milliseconds. */
+  retryAt = 0;
+  /** The way in that is used. */
+  transport = "websocket";
+  limits = DEFAULT_LIMITS;
+  #options;
+  #clock;
+  #owner;
+  #url;
+  #socket;
+  #pace;
+  /** Counts attempts; what belongs to an earlier one is not heard any more. */
+  #turn = 0;
+  #retries = 0;
+  /** When the socket was made, or connected. */
+  #since = 0;
+  #isTold = false;
+  #drainMs;
+  #blocked = 0;
+  #blockedAfter = BLOCKED_AFTER;
+  #timers = {};
+  /** There while it is not idle, stopped or closed. */
+  #listening;
   /** @internal */
-  constructor(options, clock) {
+  constructor(options, clock, owner) {
     super();
-    /** What it is doing. */
-    this.state = "idle";
-    /** While `waiting`: when the next attempt is due, Unix milliseconds. */
-    this.retryAt = 0;
-    /** The way in that is used. */
-    this.transport = "websocket";
-    this.limits = DEFAULT_LIMITS;
-    /** @internal */
-    this._onFrame = () => {
-    };
-    /** @internal Frames can be sent now. */
-    this._onConnected = () => {
-    };
-    /** @internal The socket is gone; `error` if the connection will not come back by itself. */
-    this._onGone = () => {
-    };
-    /** Counts attempts; what belongs to an earlier one is not heard any more. */
-    this.#turn = 0;
-    this.#retries = 0;
-    this.#connectedAt = 0;
-    this.#isTold = false;
-    this.#blocked = 0;
-    this.#blockedAfter = BLOCKED_AFTER;
-    this.#timers = {};
+    this.#owner = owner;
     this.#options = options;
     this.#clock = clock;
     this.#url = baseOf(options.url);
     this.clientId = options.clientId ?? randomId();
     this._token = new Token(options.token, clock);
   }
-  #options;
-  #clock;
-  #url;
-  #socket;
-  #pace;
-  #turn;
-  #retries;
-  #connectedAt;
-  #isTold;
-  #drainMs;
-  #blocked;
-  #blockedAfter;
-  #timers;
-  /** There while it is not idle, stopped or closed. */
-  #listening;
   /** @internal */
   _start() {
     if (this.state === "idle") this._open();
   }
   /** @internal Opens now, whatever it was waiting for; `isAnew`: also in the place of an attempt that is under way. */
   _open(isAnew) {
-    if (this.state === "connected" || this.state === "connecting" && !isAnew) return;
+    if (this.state === "closed" || this.state === "connected" || this.state === "connecting" && !isAnew) return;
     this.#abandon();
     this.#listening ??= listenToSurroundings(() => this.#wake());
     this.error = void 0;
@@ -766,20 +903,27 @@ var Connection = class extends Emitter {
    */
   _send(text, isDroppable, isAtOnce) {
     if (this.state !== "connected") return false;
-    return isAtOnce ? (this.#socket.send(text), true) : this.#pace.send(text, isDroppable);
+    const write = () => this.#socket.send(text);
+    return isAtOnce ? (write(), true) : this.#pace.take(write, isDroppable);
+  }
+  /** @internal Calls `run` when a frame may be sent `isAtOnce`: now, later, or never if the connection ends before. */
+  _turn(run) {
+    this.#pace.take(run);
+  }
+  /** @internal A larger frame would end the connection. */
+  _fits(text) {
+    return new TextEncoder().encode(text).length <= this.limits.frameBytes;
   }
   /** @internal Brings a newer token while everything goes on, or connects with it. */
   async _renew() {
-    const token = this._token;
-    token.drop();
     const turn = this.#turn;
     try {
-      const next = await token.take();
+      const next = await this._token.take(true);
       if (turn !== this.#turn || this.state !== "connected") return;
       if (next === null) return this.#end("stopped", signedOut());
       this._send(JSON.stringify({ type: "refresh", ref: RENEWAL, token: next }));
     } catch {
-      if (turn === this.#turn) this.#after("renew", RENEW_AGAIN_MS, () => void this._renew());
+      if (turn === this.#turn) this.#renewIn();
     }
   }
   async #attempt() {
@@ -795,6 +939,8 @@ var Connection = class extends Emitter {
       const socket2 = await this.#makeSocket(token);
       if (turn !== this.#turn) return socket2.close();
       this.#socket = socket2;
+      this.#since = this.#clock.now();
+      if (this.#isPlain()) this.#after("connect", SPEAK_WITHIN_MS, () => this.#onClose(1006, ""));
     } catch (error) {
       if (turn !== this.#turn) return;
       if (error instanceof CarillonError) return this.#end("stopped", error);
@@ -813,12 +959,7 @@ var Connection = class extends Emitter {
     const { WebSocket = globalThis.WebSocket, fallback } = this.#options;
     const isBlocked = fallback !== false && (!WebSocket || this.#blocked % (this.#blockedAfter + 1) === this.#blockedAfter);
     this.transport = isBlocked ? "sse" : "websocket";
-    const make = () => {
-      const url = new URL("ws", this.#url);
-      url.protocol = url.protocol.replace("http", "ws");
-      url.searchParams.set("client", this.clientId);
-      return new WebSocket(url.href, ["carillon.v1", "carillon.token." + token]);
-    };
+    const make = () => new WebSocket(`${this.#url.href.replace("http", "ws")}ws?client=${this.clientId}`, ["carillon.v1", "carillon.token." + token]);
     if (isBlocked) return (await Promise.resolve().then(() => (init_fallback(), fallback_exports))).open(this.#url, token, this.#options, this.#clock, this.clientId, WebSocket && make);
     try {
       return make();
@@ -832,15 +973,14 @@ var Connection = class extends Emitter {
     if (frame.type === "connected") this.#onConnected(frame);
     else if (frame.type === "draining") this.#drainMs = frame.retryAfterMs;
     else if (frame.ref === RENEWAL) this.#onRenewed(frame);
-    else this._onFrame(frame);
+    else this.#owner._onFrame(frame);
   }
   #onConnected(frame) {
     this.#clock.clearTimeout(this.#timers.connect);
     this.userId = frame.userId;
     this.limits = { ...DEFAULT_LIMITS, ...frame.limits };
-    this.#connectedAt = this.#clock.now();
-    const socket = this.#socket;
-    this.#pace = new Pace(this.#clock, this.limits.framesPerSecond, (text) => socket.send(text));
+    this.#since = this.#clock.now();
+    this.#pace = new Pace(this.#clock, this.limits);
     const isWebSocket = this.transport === "websocket";
     this.#blocked = isWebSocket ? 0 : 1;
     this.#blockedAfter = isWebSocket ? BLOCKED_AFTER : 1;
@@ -848,17 +988,29 @@ var Connection = class extends Emitter {
     this.#after("ping", PING_EVERY_MS, () => this.#ping(PONG_WITHIN_MS));
     this.error = void 0;
     this.#enter("connected");
-    this._onConnected();
+    this.#owner._onConnected();
   }
   /** The answer to `refresh`. */
   #onRenewed(frame) {
-    if (frame.type === "refreshed") this.#expires(frame.expiresAt);
-    else this.#after("renew", frame.retryAfterMs ?? RENEW_AGAIN_MS, () => void this._renew());
+    if (frame.type !== "refreshed") return this.#renewIn(frame.retryAfterMs);
+    this.#retries = 0;
+    this.#expires(frame.expiresAt);
+    this.#owner._onRefreshed();
+  }
+  #renewIn(ms = this.#backoffMs()) {
+    this.#after("renew", ms, () => void this._renew());
+  }
+  #backoffMs() {
+    return backoffMs(this.#retries++, this.#clock.random);
+  }
+  /** Over WebSocket, and there is another way. */
+  #isPlain() {
+    return this.transport === "websocket" && this.#options.fallback !== false;
   }
   #expires(expiresAt) {
     this.expiresAt = expiresAt;
     if (expiresAt === void 0 || !this._token.renewable) return;
-    this.#after("renew", this._token.renewInMs(expiresAt), () => void this._renew());
+    this.#renewIn(this._token.renewInMs(expiresAt));
   }
   #ping(pongWithinMs) {
     this.#after("ping", PING_EVERY_MS, () => this.#ping(PONG_WITHIN_MS));
@@ -875,27 +1027,29 @@ var Connection = class extends Emitter {
   }
   #onClose(code, reason) {
     const wasConnected = this.state === "connected";
-    if (wasConnected && this.#clock.now() - this.#connectedAt >= STABLE_MS) this.#retries = 0;
+    const livedMs = this.#clock.now() - this.#since;
+    if (wasConnected && livedMs >= STABLE_MS) this.#retries = 0;
     const isBlocked = !wasConnected && code < 4e3 && this.#socket;
-    if (isBlocked) this.#blocked += 1;
-    if (code === WEBSOCKET_WORKS2) {
-      this.#blocked = 0;
-      this.#blockedAfter = BLOCKED_AFTER;
-    }
+    const isSwallowed = isBlocked && this.#isPlain() && livedMs >= SWALLOWED_MS;
+    if (isSwallowed) this.#blocked = this.#blockedAfter;
+    else if (isBlocked) this.#blocked += 1;
+    if (code === WEBSOCKET_WORKS) this.#blocked = 0;
     this.#abandon();
     const next = afterClose(code, reason, this.#drainMs, this.#clock.random);
-    this.error = next instanceof CarillonError ? next : new CarillonError("unavailable", `the connection ended: ${code} ${reason}`, { closeCode: code });
+    const stop = typeof next === "string" && next;
+    const error = this.error = new CarillonError(stop || "unavailable", `the connection ended: ${code} ${reason}`, { closeCode: code });
     if (code === 4004 && this._token.renewable) {
       this._token.drop();
       this.#retry(this.#retries ? void 0 : 0);
-    } else if (next === this.error) this.#end("stopped", next);
-    else if (next === void 0 && isBlocked && this.#blockedAfter === 1 && this.transport === "websocket") this.#wait(0);
+    } else if (stop) this.#end("stopped", error);
+    else if (next === void 0 && (isSwallowed || isBlocked && this.#blockedAfter === 1 && this.transport === "websocket")) this.#wait(0);
     else if (next === void 0) this.#retry();
     else this.#wait(next, true);
   }
-  #retry(delayMs = backoffMs(this.#retries, this.#clock.random)) {
-    if (this.#retries++ < (this.#options.maxRetries ?? Infinity)) this.#wait(delayMs);
-    else this.#end("stopped", new CarillonError("gave_up", "every attempt failed"));
+  #retry(delayMs) {
+    const ms = this.#backoffMs();
+    if (this.#retries <= (this.#options.maxRetries ?? Infinity)) this.#wait(delayMs ?? ms);
+    else this.#end("stopped", new CarillonError("gave_up", "too many attempts"));
   }
   #wait(delayMs, isTold = false) {
     this.#turn += 1;
@@ -924,7 +1078,7 @@ var Connection = class extends Emitter {
       socket.close();
     }
     if (this.state === "connected") this.state = "waiting";
-    this._onGone(error);
+    this.#owner._onGone(error);
   }
   #after(name, ms, run) {
     this.#clock.clearTimeout(this.#timers[name]);
@@ -958,36 +1112,53 @@ function listenToSurroundings(wake) {
 }
 
 // src/publishing.ts
-var KEY_KNOWN_MS = 1e5;
-var LOAD_AGAIN_MS = 5e3;
+init_limits();
 var Publishing = class {
-  constructor(_room) {
-    this._room = _room;
-    this.list = [];
-    this.#isHeld = false;
-    /** Counts connections; what was held belongs to one. */
-    this.#turn = 0;
-    this.#attempt = 0;
+  list = [];
+  #isHeld = false;
+  /** Counts connections, and what holds up: what was held belongs to one. */
+  #turn = 0;
+  #attempt = 0;
+  /** A turn to send was asked for, and has not come. */
+  #isAsked = false;
+  /** Something was refused for now: one at a time until nothing waits, so that nothing is stored before what was said before it. */
+  #isCareful = false;
+  #room;
+  constructor(room) {
+    this.#room = room;
   }
-  #isHeld;
-  #turn;
-  #attempt;
   add(publish) {
     this.list.push(publish);
-    this._room._wire._queued += 1;
+    this.#room._wire._queued += 1;
     this.pump();
   }
-  /** Sends what waits, in order; nothing overtakes one that is held. */
+  /** Sends what waits, in order; nothing overtakes one that is held. Which one goes is decided when its turn has come. */
   pump() {
-    for (const publish of [...this.list]) {
-      if (this.#isHeld || this._room._wire.connection.state !== "connected" || !this._room._isOpen()) return;
-      if (!publish.isSent) this.#next(publish);
+    while (!this.#isAsked && this.#first()) {
+      let isLater = false;
+      this.#isAsked = true;
+      this.#room._wire.connection._turn(() => {
+        const publish = this.#first();
+        this.#isAsked = false;
+        if (publish) this.#next(publish);
+        if (isLater) this.pump();
+      });
+      isLater = true;
     }
   }
+  /** What may go next, if anything may go now. */
+  #first() {
+    const { list } = this;
+    if (this.#isHeld || this.#isCareful && list[0]?.isSent || !this.#room._isOpen()) return;
+    return list.find(({ isSent }) => !isSent);
+  }
   onDisconnected() {
-    for (const publish of this.list) publish.isSent = false;
-    this.#isHeld = false;
+    this.#unsent(0);
+    this.#isHeld = this.#isAsked = false;
     this.#turn += 1;
+  }
+  #unsent(from) {
+    for (const publish of this.list.slice(from)) publish.isSent = void 0;
   }
   /** The message of a key is stored. */
   settleKey(key, frame) {
@@ -1004,32 +1175,34 @@ var Publishing = class {
   }
   #next(publish) {
     const { inDoubtSince, isHidden } = publish;
-    const age = this._room._clock.now() - (inDoubtSince ?? 0);
+    const age = this.#room._clock.now() - (inDoubtSince ?? 0);
     if (!inDoubtSince || age >= 0 && age < KEY_KNOWN_MS) this.#send(publish);
-    else if (!isHidden && this._room._isReadSince(inDoubtSince)) this.#send(publish, true);
+    else if (!isHidden && this.#room._isReadSince(inDoubtSince)) this.#send(publish, true);
     else this.#look(publish);
   }
   #send(publish, isNew = false) {
-    publish.isSent = true;
-    if (isNew || !publish.inDoubtSince) publish.inDoubtSince = this._room._clock.now();
-    const frame = { type: "broadcast", room: this._room.name, key: publish.key };
-    this._room._wire._ask(frame, { payload: publish.text }, (ack) => this.#onAck(publish, ack), (error, answer) => this.#onError(publish, error, answer));
+    const sent = publish.isSent = {};
+    if (isNew || !publish.inDoubtSince) publish.inDoubtSince = this.#room._clock.now();
+    const frame = { type: "broadcast", room: this.#room.name, key: publish.key };
+    this.#room._wire._ask(frame, { payload: publish.text, atOnce: true }, (ack) => this.#onAck(publish, ack), (error, answer) => this.#onError(publish, sent, error, answer));
   }
   #onAck(publish, ack) {
     this.#attempt = 0;
     if (!this.#settle(publish, ack)) return;
-    this._room._onStored(publish, ack);
+    this.#room._onStored(publish, ack);
   }
-  #onError(publish, error, { retryAfterMs }) {
+  #onError(publish, sent, error, { retryAfterMs }) {
     if (!mayRetry(error.code)) return this.#fail(publish, error, true);
-    publish.isSent = false;
+    if (publish.isSent !== sent) return;
+    this.#unsent(this.list.indexOf(publish));
     if (!error.outcome) delete publish.inDoubtSince;
-    this.#hold(retryAfterMs ?? backoffMs(this.#attempt++, this._room._clock.random));
+    this.#isCareful = true;
+    this.#hold(retryAfterMs ?? backoffMs(this.#attempt++, this.#room._clock.random));
   }
   #hold(ms) {
     this.#isHeld = true;
-    const turn = this.#turn;
-    this._room._clock.setTimeout(() => {
+    const turn = ++this.#turn;
+    this.#room._clock.setTimeout(() => {
       if (turn !== this.#turn) return;
       this.#isHeld = false;
       this.pump();
@@ -1049,80 +1222,84 @@ var Publishing = class {
     const index = this.list.indexOf(publish);
     if (index < 0) return false;
     this.list.splice(index, 1);
-    this._room._wire._queued -= 1;
+    this.#room._wire._queued -= 1;
+    this.#isCareful &&= this.list.length > 0;
+    this.pump();
     return true;
   }
   /** Looks for it in the room's history. Hardly ever needed, and so not part of what every page loads. */
   #look(publish) {
     this.#isHeld = true;
     const turn = this.#turn;
-    const settle = (found, error) => {
+    const go = (act) => {
       if (turn !== this.#turn) return;
       this.#isHeld = false;
-      if (found) this.#settle(publish, found);
-      else if (error || found === null || publish.isHidden) this.#fail(publish, error ?? new CarillonError("unavailable", "the room was trimmed"));
-      else this.#send(publish, true);
+      act();
       this.pump();
     };
-    Promise.resolve().then(() => (init_look(), look_exports)).then(({ look: look2 }) => look2(this._room._wire, this._room.name, publish)).then(settle, (error) => error instanceof CarillonError ? settle(void 0, error) : this.#hold(LOAD_AGAIN_MS));
+    Promise.resolve().then(() => (init_look(), look_exports)).then(({ look: look2 }) => look2(this.#room._wire, this.#room.name, publish)).then((found) => go(() => found ? this.#settle(publish, found) : this.#send(publish, true)), (error) => error.code ? go(() => this.#fail(publish, error)) : this.#hold(LOAD_AGAIN_MS));
   }
 };
 
 // src/room.ts
-var ITERATOR_BUFFER_MAX = 1e4;
-var GAPS_MAX = 3;
-var FRAME_AROUND_BYTES = 256;
-var HISTORY_LIMIT_MAX = 1e3;
+init_limits();
 var ignore = () => {
 };
 var WATCHED = ["presence", "userJoined", "userLeft"];
 var Room = class extends Emitter {
+  state = "idle";
+  /** The newest offset that is known of. */
+  head = 0;
   /** @internal */
-  constructor(name, options, wire, clock) {
+  _options = {};
+  /** @internal */
+  _publishing = new Publishing(this);
+  /** The last offset that was counted; null until the room was joined for the first time. */
+  /** @internal */
+  _offset = null;
+  /** @internal */
+  _epoch = "";
+  /** Since when nothing is missed, Unix milliseconds. */
+  #readSince = 0;
+  /** What comes is counted. It is not while a join is on its way that covers it. */
+  /** @internal */
+  _isCounting = false;
+  /** @internal */
+  _joinTurn = 0;
+  #isJoinDue = false;
+  #joinAttempt = 0;
+  #joinTimer;
+  /** @internal */
+  _gaps = 0;
+  /** The reload that is under way. */
+  /** @internal */
+  _reloading;
+  /** Somebody was told a message. */
+  #isHeard = false;
+  /** One's own messages are asked for as such, since they can't be fetched. */
+  #echo = false;
+  /** Acknowledged before their place was reached. */
+  /** @internal */
+  _early = /* @__PURE__ */ new Map();
+  /** @internal */
+  constructor(name, wire, clock) {
     super();
-    this.state = "idle";
-    /** The newest offset that is known of. */
-    this.head = 0;
-    this.#publishing = new Publishing(this);
-    /** The last offset that was counted; null until the room was joined for the first time. */
-    this.#offset = null;
-    this.#epoch = "";
-    /** Since when nothing is missed, Unix milliseconds. */
-    this.#readSince = 0;
-    /** What comes is counted. It is not while a join is on its way that covers it. */
-    this.#isCounting = false;
-    this.#joinTurn = 0;
-    this.#isJoinDue = false;
-    this.#joinAttempt = 0;
-    this.#gaps = 0;
-    this.#isReloading = false;
-    /** One's own messages are asked for as such, since they can't be fetched. */
-    this.#echo = false;
-    /** Acknowledged before their place was reached. */
-    this.#early = /* @__PURE__ */ new Map();
     this.name = name;
-    this.#options = options;
     this._wire = wire;
     this._clock = clock;
-    if (options.since) ({ offset: this.#offset, epoch: this.#epoch } = options.since);
   }
-  #options;
-  #publishing;
-  #offset;
-  #epoch;
-  #readSince;
-  #isCounting;
-  #joinTurn;
-  #isJoinDue;
-  #joinAttempt;
-  #joinTimer;
-  #gaps;
-  #isReloading;
-  #echo;
-  #early;
+  /** @internal Somebody comes, perhaps not as the first, and wishes this. */
+  _want(options) {
+    const { last, since } = options;
+    Object.assign(this._options, options);
+    if (this.#isHeard || !(since || last)) return;
+    if (since) ({ offset: this._offset, epoch: this._epoch } = since);
+    else this._offset = null;
+    if (this.state !== "idle") this.#joinSoon();
+  }
   /** Everything up to here was told. Keep it to go on from here in another life of the app (option `since`). */
   get position() {
-    return this.#offset === null ? void 0 : { offset: this.#offset, epoch: this.#epoch };
+    return this._offset === null ? void 0 : { offset: this._offset, epoch: this._epoch };
   }
   /**
    * Calls `listener` from now on, and joins the room unless `kind` is `change`, `end` or `rejected`. Returns the function that ends the
@@ -1178,16 +1355,17 @@ var Room = class extends Emitter {
   /** Is no member any more, and forgets where it was. What waits to be published still is. */
   leave() {
     if (this.state === "idle") return;
-    this.#isReloading = false;
-    this.#offset = null;
-    this.#epoch = "";
-    this.#early.clear();
+    this._reloading = void 0;
+    this.#isHeard = false;
+    this._offset = null;
+    this._epoch = "";
+    this._early.clear();
     this.present = void 0;
-    if (this._wire.connection.state === "connected") this.#ask("leave", { atOnce: true }, ignore, ignore);
+    if (this._wire.connection.state === "connected") this._ask("leave", { atOnce: true }, ignore, ignore);
     this.#onNoMember();
     this.#enter("idle");
     this._emit("end", void 0);
-    this.#publishing.pump();
+    this._publishing.pump();
   }
   /**
    * Stores a message. Resolves once it is durable, with its place in the room; waits while there is no connection, and
@@ -1197,16 +1375,12 @@ var Room = class extends Emitter {
   publish(payload, { key = randomId() } = {}) {
     const published = new Promise((resolve, reject) => {
       this._wire._need();
-      if (this._wire._queued >= this._wire._queueLimit) throw new CarillonError("queue_full", "too many publishes wait");
+      if (this._wire._queued >= this._wire._queueLimit) throw { code: "queue_full", message: "too many publishes wait" };
       const text = JSON.stringify(payload);
-      if (text === void 0) throw new CarillonError("bad_request", "not JSON");
-      const { frameBytes } = this._wire.connection.limits;
-      if (new TextEncoder().encode(this.name + key + text).length > frameBytes - FRAME_AROUND_BYTES) {
-        throw new CarillonError("payload_too_large", `more than ${frameBytes} bytes`);
-      }
-      this.#publishing.add({ key, text, resolve, reject });
-    }).catch(({ code = "bad_request", message, closeCode, outcome }) => {
-      const error = new CarillonError(code, message, { closeCode, outcome, publish: { room: this.name, key, payload } });
+      if (text === void 0) throw { message: "not JSON" };
+      this._publishing.add({ key, text, resolve, reject });
+    }).catch(({ code = "bad_request", message, ...more }) => {
+      const error = new CarillonError(code, message, { ...more, publish: { room: this.name, key, payload } });
       this._emit("rejected", error);
       throw error;
     });
@@ -1215,11 +1389,13 @@ var Room = class extends Emitter {
   }
   /**
    * Tells those who are there now; nothing is stored. Returns false if it was dropped: without a connection, or above
-   * the rate that the server allows.
+   * the rate or the size that the server allows.
    */
   ephemeral(payload) {
-    this._wire.connection._start();
-    return this._wire.connection._send(JSON.stringify({ type: "broadcast", room: this.name, ephemeral: true, payload }), true);
+    const { connection } = this._wire;
+    const text = JSON.stringify({ type: "broadcast", room: this.name, ephemeral: true, payload });
+    connection._start();
+    return connection._fits(text) && connection._send(text, true);
   }
   /** A part of the room, oldest first: the newest messages, those below `before`, or those above `after`. */
   async history(options) {
@@ -1233,25 +1409,26 @@ var Room = class extends Emitter {
   #read(type, options) {
     return new Promise((resolve, reject) => {
       this._wire._need();
-      this.#ask(type, { again: true }, resolve, reject, options);
+      this._ask(type, { again: true }, resolve, reject, options);
     });
   }
-  #ask(type, options, done, failed, more) {
+  /** @internal */
+  _ask(type, options, done, failed, more) {
     this._wire._ask({ type, room: this.name, ...more }, options, done, failed);
   }
   // ------------------------------------------------------------------------------------------- connection
   /** @internal */
   _onConnected() {
-    if (this.state !== "idle") this.#join();
-    this.#publishing.pump();
+    if (this.state !== "idle") this._join();
+    this._publishing.pump();
   }
   /** @internal */
   _onGone(error) {
     this.#onNoMember();
-    this.#publishing.onDisconnected();
+    this._publishing.onDisconnected();
     if (this.state !== "idle") this.#enter("joining");
     if (!error) return;
-    this.#publishing.fail(error);
+    this._publishing.fail(error);
     this._emit("end", error.code === "closed" ? void 0 : error);
   }
   /** @internal A frame that answers nothing. */
@@ -1262,7 +1439,7 @@ var Room = class extends Emitter {
     else if (type === "joined") this.#onJoined(frame);
     else if (type === "userJoined" || type === "userLeft") this.#onPresence(frame);
     else if (type === "left") this.#onLeft();
-    this.#settle();
+    this._settle();
   }
   // ------------------------------------------------------------------------------------------- membership
   /** Not at once: listeners that are set together ask together. */
@@ -1273,114 +1450,98 @@ var Room = class extends Emitter {
       this.#isJoinDue = false;
       if (this.state === "idle") return;
       this._wire.connection._start();
-      this.#join();
+      this._join();
     });
   }
-  #join() {
-    if (this._wire.connection.state !== "connected" || this.#isReloading) return;
-    const turn = ++this.#joinTurn;
+  /** @internal */
+  _join() {
+    if (this._wire.connection.state !== "connected" || this._reloading) return;
+    const turn = ++this._joinTurn;
     this._clock.clearTimeout(this.#joinTimer);
-    this.#isCounting = false;
-    const since = this.#offset;
-    const place = since === null ? { last: this.#options.last } : { since, epoch: this.#epoch };
-    this.#ask("join", { atOnce: true }, (joined) => {
-      if (turn !== this.#joinTurn) return;
+    this._isCounting = false;
+    const since = this._offset;
+    const place = since === null ? { last: this._options.last } : { since, epoch: this._epoch };
+    this._ask("join", { atOnce: true }, (joined) => {
+      if (turn !== this._joinTurn) return;
       this.#joinAttempt = 0;
+      if (this.state === "refused") this.#enter("joining");
       this.#onJoined(joined);
-      this.#settle();
+      this._settle();
     }, (error, { retryAfterMs }) => {
-      if (turn !== this.#joinTurn) return;
+      if (turn !== this._joinTurn) return;
       this.#onNoMember();
       this.error = error;
       if (!mayRetry(error.code)) return this.#onRefused(error);
       this.#enter("joining");
-      this.#publishing.pump();
-      this.#joinTimer = this._clock.setTimeout(() => this.#join(), retryAfterMs ?? backoffMs(this.#joinAttempt++, this._clock.random));
+      this._publishing.pump();
+      this.#joinLater(retryAfterMs);
     }, { ...place, presence: this.#isWatched(), echo: this.#echo });
+  }
+  #joinLater(ms = backoffMs(this.#joinAttempt++, this._clock.random)) {
+    this.#joinTimer = this._clock.setTimeout(() => this._join(), ms);
   }
   #onJoined(frame) {
     const { offset: head, epoch, recovered, reason, members, truncated, count } = frame;
-    this.#isCounting = true;
+    this._isCounting = true;
     this.error = void 0;
     if (members) this.#show(presenceOf(frame));
     if (truncated && !count) this.presence().then((present) => this.#show(present), ignore);
-    if (!recovered && this.#offset !== null) return this.#onGap(reason ?? "epoch", head, epoch);
-    this.#gaps = 0;
+    if (!recovered && this._offset !== null) return this.#onGap(reason ?? "epoch", head, epoch);
+    this._gaps = 0;
     this.head = head;
-    this.#epoch = epoch;
-    if (this.#offset !== null) return;
+    this._epoch = epoch;
+    if (this._offset !== null) return;
     this.#readSince = this._clock.now();
-    if (!(this.#options.last && head)) this.#offset = head;
+    if (!(this._options.last && head)) this._offset = head;
   }
   #onRefused(error) {
+    if (this.state === "refused") return;
     this.#enter("refused");
     this._emit("end", error);
-    this.#publishing.pump();
+    this._publishing.pump();
   }
   /** Unasked: a newer token does not open this room any more, or the server gave up. Asking again tells which. */
   #onLeft() {
-    if (!this.#isCounting) return;
+    if (!this._isCounting) return;
     this.#onNoMember();
     this.#enter("joining");
     this.#joinSoon();
   }
   #onNoMember() {
-    this.#joinTurn += 1;
-    this.#isCounting = false;
+    this._joinTurn += 1;
+    this._isCounting = false;
     this._clock.clearTimeout(this.#joinTimer);
   }
-  /** Messages are gone. Finds out which, tells, and goes on with what is left. */
+  /** Messages are gone. What comes now comes again. */
   #onGap(reason, head, epoch) {
-    const after = this.#offset;
-    this.#isCounting = false;
-    const isLast = ++this.#gaps > GAPS_MAX;
-    const turn = this.#joinTurn;
-    const goOn = (before = head + 1) => turn === this.#joinTurn && this.#goOn({ room: this.name, reason, after, before, epoch }, isLast);
-    if (isLast) goOn();
-    else if (reason === "epoch") goOn(1);
-    else this.#ask("history", {}, ({ messages }) => goOn(messages[0]?.offset), () => goOn(), { after, limit: 1 });
+    const turn = this._joinTurn;
+    this._isCounting = false;
+    Promise.resolve().then(() => (init_gap(), gap_exports)).then(({ report: report2 }) => turn === this._joinTurn && report2(this, reason, head, epoch), () => this.#joinLater());
   }
-  #goOn(gap, isLast) {
-    this.#publishing.onGap();
-    if (gap.reason === "epoch") this.#early.clear();
-    this.#offset = gap.before - 1;
-    this.#epoch = gap.epoch;
-    this._emit("gap", gap);
-    this.#isCounting = isLast;
-    if (isLast) this.head = this.#offset;
-    else if (this.#options.reload) this.#reload(gap, this.#options.reload);
-    else this.#join();
-  }
-  #reload(gap, reload) {
-    this.#isReloading = true;
-    const goOn = (position) => {
-      if (!this.#isReloading) return;
-      this.#isReloading = false;
-      if (position) ({ offset: this.#offset, epoch: this.#epoch } = position);
-      this.#join();
-    };
-    void (async () => reload(gap))().then(goOn, () => goOn());
+  /** @internal */
+  _failed(message) {
+    this.error = new CarillonError("reload_failed", message);
   }
   // --------------------------------------------------------------------------------------------- counting
   #onStored(frame) {
-    const publish = this.#publishing.settleKey(frame.key, frame);
-    if (!this.#isCounting) return;
+    const publish = this._publishing.settleKey(frame.key, frame);
+    if (!this._isCounting) return;
     const { offset, epoch } = frame;
-    if (offset === 1 && epoch && epoch !== this.#epoch) {
-      if (this.#offset) return this.#onGap("epoch", 1, epoch);
-      this.#epoch = epoch;
+    if (offset === 1 && epoch && epoch !== this._epoch) {
+      if (this._offset) return this.#onGap("epoch", 1, epoch);
+      this._epoch = epoch;
     }
-    this.#offset ??= offset - 1;
-    if (offset <= this.#offset) return;
-    if (offset > this.#offset + 1) return this.#join();
-    if (publish) this.#early.set(offset, this.#toOwn(publish, frame));
-    else if (frame.type === "own" && !this.#early.has(offset)) return this.#fetch();
-    else if (frame.type !== "own") this.#early.set(offset, this.#toMessage(frame));
+    this._offset ??= offset - 1;
+    if (offset <= this._offset) return;
+    if (offset > this._offset + 1) return this._join();
+    if (publish) this._early.set(offset, this.#toOwn(publish, frame));
+    else if (frame.type === "own" && !this._early.has(offset)) return this.#fetch();
+    else if (frame.type !== "own") this._early.set(offset, this.#toMessage(frame));
     this.#countEarly();
   }
   /** @internal */
   _isOpen() {
-    return this.state !== "joining" || Boolean(this.error);
+    return this._wire.connection.state === "connected" && (this.state !== "joining" || Boolean(this.error));
   }
   /** @internal */
   _isReadSince(time) {
@@ -1389,49 +1550,50 @@ var Room = class extends Emitter {
   /** @internal */
   _onStored(publish, ack) {
     const { offset, duplicate } = ack;
-    if (this.#offset === null) return;
-    if (offset > this.#offset) {
-      this.#early.set(offset, this.#toOwn(publish, ack));
+    if (this._offset === null) return;
+    if (offset > this._offset) {
+      this._early.set(offset, this.#toOwn(publish, ack));
       this.#countEarly();
-      if (offset === 1 && !this.#epoch) this.#learnEpoch();
-    } else if (!duplicate && this.#isCounting) {
-      this.#join();
+      if (offset === 1 && !this._epoch) this.#learnEpoch();
+    } else if (!duplicate && this._isCounting) {
+      this._join();
     }
-    this.#settle();
+    this._settle();
   }
   #countEarly() {
-    for (let next; this.#isCounting && (next = this.#early.get(this.#offset + 1)); ) this.#count(next);
+    for (let next; this._isCounting && (next = this._early.get(this._offset + 1)); ) this.#count(next);
   }
   #count(message) {
-    this.#offset = message.offset;
+    this._offset = message.offset;
     this.head = Math.max(this.head, message.offset);
-    this.#early.delete(message.offset);
+    this._early.delete(message.offset);
+    this.#isHeard ||= this._has("message");
     this._emit("message", message);
   }
   /** One's own messages of an earlier life of this app come without payload: this part is read from the history. */
   #fetch() {
-    this.#isCounting = false;
-    const turn = ++this.#joinTurn;
-    const goOn = (messages) => {
-      if (turn !== this.#joinTurn) return;
-      for (const message of messages) if (message.offset > this.#offset) this.#count(this.#toMessage(message));
-      this.#join();
+    this._isCounting = false;
+    const turn = ++this._joinTurn;
+    const goOn2 = (messages) => {
+      if (turn !== this._joinTurn) return;
+      for (const message of messages) if (message.offset > this._offset) this.#count(this.#toMessage(message));
+      this._join();
     };
-    this.#ask("history", {}, ({ messages }) => goOn(messages), () => {
+    this._ask("history", {}, ({ messages }) => goOn2(messages), () => {
       this.#echo = true;
-      goOn([]);
-    }, { after: this.#offset, limit: HISTORY_LIMIT_MAX });
+      goOn2([]);
+    }, { after: this._offset, limit: HISTORY_LIMIT_MAX });
   }
   /** Who writes a room's first message is not sent it, and so learns the name of its life by asking. */
   #learnEpoch() {
-    const learn = ({ epoch }) => void (this.#epoch ||= epoch);
-    this.#ask("history", {}, learn, ignore, { limit: 1 });
+    const learn = ({ epoch }) => void (this._epoch ||= epoch);
+    this._ask("history", {}, learn, ignore, { limit: 1 });
   }
-  /** Up to date: what waits to be published may go. */
-  #settle() {
-    if (this.state !== "joining" || !this.#isCounting || this.#offset === null || this.#offset < this.head) return;
+  /** @internal Up to date: what waits to be published may go. */
+  _settle() {
+    if (this.state !== "joining" || !this._isCounting || this._offset === null || this._offset < this.head) return;
     this.#enter("live");
-    this.#publishing.pump();
+    this._publishing.pump();
   }
   #toOwn({ key, text }, frame) {
     return this.#toMessage({ ...frame, payload: JSON.parse(text), sender: this._wire.connection.userId, key });
@@ -1465,34 +1627,32 @@ function presenceOf({ members, count = members.length, truncated }) {
 }
 
 // src/carillon.ts
-var QUEUE_LIMIT = 1e3;
+init_limits();
 var Carillon = class {
+  /** @internal */
+  _queued = 0;
+  #clock;
+  #rooms = /* @__PURE__ */ new Map();
+  #asks = /* @__PURE__ */ new Map();
+  #ref = 0;
   constructor(options) {
-    /** @internal */
-    this._queued = 0;
-    this.#rooms = /* @__PURE__ */ new Map();
-    this.#asks = /* @__PURE__ */ new Map();
-    this.#ref = 0;
     this.#clock = options.clock ?? realClock;
     this._queueLimit = options.queueLimit ?? QUEUE_LIMIT;
-    this.connection = new Connection(options, this.#clock);
-    this.connection._onConnected = () => this.#onConnected();
-    this.connection._onGone = (error) => this.#onGone(error);
-    this.connection._onFrame = (frame) => this.#onFrame(frame);
+    this.connection = new Connection(options, this.#clock, this);
   }
-  #clock;
-  #rooms;
-  #asks;
-  #ref;
-  /** The room of that name, the same one for the same name. It is joined when somebody listens. */
+  /**
+   * The room of that name, the same one for the same name. It is joined when somebody listens. Options that are given later hold
+   * from then on; `last` and `since` do so as long as no message was told.
+   */
   room(name, options = {}) {
     let room = this.#rooms.get(name);
-    if (!room) this.#rooms.set(name, room = new Room(name, options, this, this.#clock));
+    if (!room) this.#rooms.set(name, room = new Room(name, this, this.#clock));
+    room._want(options);
     return room;
   }
   /** Connects now: for the first time, instead of waiting for the next attempt, or after it stopped. */
   connect() {
-    if (this.connection.state !== "closed") this.connection._open();
+    this.connection._open();
   }
   /**
    * Takes another token, or asks `token` for one: a live connection goes on with it; one that has stopped is opened again.
@@ -1502,7 +1662,7 @@ var Carillon = class {
     if (token !== void 0) connection._token.source = token;
     connection._token.drop();
     if (connection.state === "connected") void connection._renew();
-    else if (connection.state !== "closed") connection._open(true);
+    else connection._open(true);
   }
   /** Ends for good. What waits to be published is rejected with `closed`. */
   close() {
@@ -1519,6 +1679,7 @@ var Carillon = class {
     const ref = ++this.#ref;
     let text = JSON.stringify({ ...frame, ref });
     if (options.payload !== void 0) text = `${text.slice(0, -1)},"payload":${options.payload}}`;
+    if (!this.connection._fits(text)) return onError(new CarillonError("payload_too_large", "too large"), {});
     const ask = { ...options, text, attempt: 0, onAnswer, onError };
     this.#asks.set(ref, ask);
     this.#send(ask);
@@ -1526,11 +1687,17 @@ var Carillon = class {
   #send({ text, atOnce }) {
     this.connection._send(text, false, atOnce);
   }
-  #onConnected() {
+  /** @internal */
+  _onConnected() {
     for (const ask of this.#asks.values()) this.#send(ask);
     for (const room of this.#rooms.values()) room._onConnected();
   }
-  #onGone(error) {
+  /** @internal What was refused may be open by now. */
+  _onRefreshed() {
+    for (const room of this.#rooms.values()) if (room.state === "refused") room._onConnected();
+  }
+  /** @internal */
+  _onGone(error) {
     for (const [ref, ask] of [...this.#asks]) {
       if (ask.again && !error) continue;
       this.#asks.delete(ref);
@@ -1538,7 +1705,8 @@ var Carillon = class {
     }
     for (const room of this.#rooms.values()) room._onGone(error);
   }
-  #onFrame(frame) {
+  /** @internal */
+  _onFrame(frame) {
     const ask = this.#asks.get(frame.ref);
     if (!ask) return this.#rooms.get(frame.room)?._onFrame(frame);
     if (frame.type !== "error") {

@@ -65,7 +65,9 @@ it("leads from nothing to a chat that misses nothing", { timeout: 300_000 }, asy
   assert.deepEqual(lines(people[0]).slice(2).map((line) => line.slice(3)).sort(), ["ada: are you there?", "grace: I think so"]);
 
   const { token: minted } = JSON.parse(await sh(mint).done());
-  assert.match(renewed, /^new Carillon\(\{ url, token: async \(\) => /);
+  const renew = (status) => new Function("fetch", "Carillon", "url", `${renewed}; return token();`)(async () => new Response("a token", { status }), class {});
+  assert.deepEqual([await renew(200), await renew(401)], ["a token", null]);
+  await assert.rejects(renew(502), "an error page is no token");
   const last = sh('node talk.mjs', { env: { TOKEN: minted } });
   await last.printed("#4 ");
 });

@@ -8,6 +8,7 @@ import { backoffMs } from "./retry.js";
 import { Room, type RoomOptions } from "./room.js";
 import type { TokenSource } from "./token.js";
 import type { AskOptions } from "./wire.js";
+import { QUEUE_LIMIT } from "./limits.js";
 
 export interface CarillonOptions {
   /** Where the server is: `https://live.example.com`, with a path if it has one. In a page, by default where the page came from. */
@@ -30,8 +31,6 @@ export interface CarillonOptions {
   clock?: Clock;
 }
 
-const QUEUE_LIMIT = 1_000;
-
 interface Ask extends AskOptions {
   text: string;
   attempt: number;
@@ -42,10 +41,10 @@ interface Ask extends AskOptions {
 /** A client of a Carillon server. It connects when it is first needed. */
 export class Carillon {
   /** The connection: its state, and what the server said about it. */
-  readonly connection: Connection;
+  declare readonly connection: Connection;
 
   /** @internal */ _queued = 0;
-  /** @internal */ _queueLimit: number;
+  /** @internal */ declare _queueLimit: number;
   #clock: Clock;
   #rooms = new Map<string, Room<any, any>>();
   #asks = new Map<number, Ask>();
@@ -54,22 +53,23 @@ export class Carillon {
   constructor(options: CarillonOptions) {
     this.#clock = options.clock ?? realClock;
     this._queueLimit = options.queueLimit ?? QUEUE_LIMIT;
-    this.connection = new Connection(options, this.#clock);
-    this.connection._onConnected = () => this.#onConnected();
-    this.connection._onGone = (error) => this.#onGone(error);
-    this.connection._onFrame = (frame) => this.#onFrame(frame);
+    this.connection = new Connection(options, this.#clock, this);
   }
 
-  /** The room of that name, the same one for the same name. It is joined when somebody listens. */
+  /**
+   * The room of that name, the same one for the same name. It is joined when somebody listens. Options that are given later hold
+   * from then on; `last` and `since` do so as long as no message was told.
+   */
   room<T = unknown, E = unknown>(name: string, options: RoomOptions = {}): Room<T, E> {
     let room = this.#rooms.get(name);
-    if (!room) this.#rooms.set(name, (room = new Room(name, options, this, this.#clock)));
+    if (!room) this.#rooms.set(name, (room = new Room(name, this, this.#clock)));
+    room._want(options);
     return room;
   }
 
   /** Connects now: for the first time, instead of waiting for the next attempt, or after it stopped. */
   connect(): void {
-    if (this.connection.state !== "closed") this.connection._open();
+    this.connection._open();
   }
 
   /**
@@ -80,7 +80,7 @@ export class Carillon {
     if (token !== undefined) connection._token.source = token;
     connection._token.drop();
     if (connection.state === "connected") void connection._renew();
-    else if (connection.state !== "closed") connection._open(true);
+    else connection._open(true);
   }
 
   /** Ends for good. What waits to be published is rejected with `closed`. */
@@ -100,6 +100,7 @@ export class Carillon {
     const ref = ++this.#ref;
     let text = JSON.stringify({ ...frame, ref });
     if (options.payload !== undefined) text = `${text.slice(0, -1)},"payload":${options.payload}}`;
+    if (!this.connection._fits(text)) return onError(new CarillonError("payload_too_large", "too large"), {} as Frame);
     const ask = { ...options, text, attempt: 0, onAnswer, onError };
     this.#asks.set(ref, ask);
     this.#send(ask);
@@ -109,12 +110,19 @@ export class Carillon {
     this.connection._send(text, false, atOnce);
   }
 
-  #onConnected(): void {
+  /** @internal */
+  _onConnected(): void {
     for (const ask of this.#asks.values()) this.#send(ask);
     for (const room of this.#rooms.values()) room._onConnected();
   }
 
-  #onGone(error?: CarillonError): void {
+  /** @internal What was refused may be open by now. */
+  _onRefreshed(): void {
+    for (const room of this.#rooms.values()) if (room.state === "refused") room._onConnected();
+  }
+
+  /** @internal */
+  _onGone(error?: CarillonError): void {
     for (const [ref, ask] of [...this.#asks]) {
       if (ask.again && !error) continue;
       this.#asks.delete(ref);
@@ -123,7 +131,8 @@ export class Carillon {
     for (const room of this.#rooms.values()) room._onGone(error);
   }
 
-  #onFrame(frame: Frame): void {
+  /** @internal */
+  _onFrame(frame: Frame): void {
     const ask = this.#asks.get(frame.ref!);
     if (!ask) return this.#rooms.get(frame.room)?._onFrame(frame);
     if (frame.type !== "error") {

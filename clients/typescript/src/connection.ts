@@ -9,12 +9,24 @@ import type { Frame, Limits } from "./frames.js";
 import { Pace } from "./pace.js";
 import { afterClose, backoffMs } from "./retry.js";
 import { Token } from "./token.js";
+import { CONNECT_WITHIN_MS, SPEAK_WITHIN_MS, SWALLOWED_MS, STABLE_MS, PING_EVERY_MS, PONG_WITHIN_MS, PONG_WITHIN_WAKING_MS, BLOCKED_AFTER, WEBSOCKET_WORKS, RENEWAL } from "./limits.js";
 
 /**
  * `idle`: not asked for yet. `connecting`: an attempt is under way. `connected`: frames flow. `waiting`: for the next
  * attempt, at `retryAt`. `stopped`: `error` says why; only `connect()` tries again. `closed`: by `close()`, for good.
  */
 export type ConnectionState = "idle" | "connecting" | "connected" | "waiting" | "stopped" | "closed";
+
+/** @internal Whom a connection tells. */
+export interface Owner {
+  _onFrame(frame: Frame): void;
+  /** Frames can be sent now. */
+  _onConnected(): void;
+  /** The socket is gone; `error` if the connection will not come back by itself. */
+  _onGone(error?: CarillonError): void;
+  /** The server took a newer token. */
+  _onRefreshed(): void;
+}
 
 /** What the SDK needs of a WebSocket; the browser's has it, and so has the one of the package `ws`. */
 export interface SocketLike {
@@ -30,26 +42,6 @@ export type WebSocketLike = new (url: string, protocols: string[]) => SocketLike
 
 type TimerName = "retry" | "connect" | "ping" | "pong" | "renew";
 
-/** An attempt that is not connected by then is given up. The server's own limit is 5 s. */
-const CONNECT_WITHIN_MS = 10_000;
-/** A connection that lived this long was a stable one: the backoff starts anew. */
-const STABLE_MS = 10_000;
-/** A page can't see the server's pings, so it asks now and then whether the other end is still there. */
-const PING_EVERY_MS = 25_000;
-const PONG_WITHIN_MS = 10_000;
-/** After a sleep, or when the network changed, a dead socket is to be found out soon. */
-const PONG_WITHIN_WAKING_MS = 4_000;
-/** A renewal of the token that did not work is tried again after this time. */
-const RENEW_AGAIN_MS = 5_000;
-/**
- * So many attempts in a row over WebSocket that end before the server spoke: it may be blocked, or the server away. The fallback
- * finds out which. Where it was blocked before, one is enough.
- */
-const BLOCKED_AFTER = 2;
-/** How the fallback says that it is not needed any more. No server sends it. */
-const WEBSOCKET_WORKS = 4299;
-/** The `ref` of a `refresh`; all others count from 1. */
-const RENEWAL = 0;
 /** Until the server has told. */
 const DEFAULT_LIMITS: Limits = { frameBytes: 65_536, rooms: 256, framesPerSecond: 50 };
 
@@ -61,34 +53,31 @@ export class Connection extends Emitter<{
   /** What it is doing. */
   state: ConnectionState = "idle";
   /** Why it stopped, or why the last attempt failed. */
-  error: CarillonError | undefined;
+  declare error: CarillonError | undefined;
   /** While `waiting`: when the next attempt is due, Unix milliseconds. */
   retryAt = 0;
   /** The way in that is used. */
   transport: "websocket" | "sse" = "websocket";
   /** The token's user, once it was connected. */
-  userId: string | undefined;
+  declare userId: string | undefined;
   /** Names this app instance over all its reconnects: by it, others' messages are told from its own. */
-  readonly clientId: string;
+  declare readonly clientId: string;
   /** When the token ends, Unix milliseconds. */
-  expiresAt: number | undefined;
+  declare expiresAt: number | undefined;
   limits: Limits = DEFAULT_LIMITS;
 
-  /** @internal */ _onFrame: (frame: Frame) => void = () => {};
-  /** @internal Frames can be sent now. */ _onConnected: () => void = () => {};
-  /** @internal The socket is gone; `error` if the connection will not come back by itself. */
-  _onGone: (error?: CarillonError) => void = () => {};
-
-  /** @internal */ _token: Token;
+  /** @internal */ declare _token: Token;
   #options: CarillonOptions;
   #clock: Clock;
+  #owner: Owner;
   #url: URL;
   #socket: SocketLike | undefined;
   #pace: Pace | undefined;
   /** Counts attempts; what belongs to an earlier one is not heard any more. */
   #turn = 0;
   #retries = 0;
-  #connectedAt = 0;
+  /** When the socket was made, or connected. */
+  #since = 0;
   #isTold = false;
   #drainMs: number | undefined;
   #blocked = 0;
@@ -98,8 +87,9 @@ export class Connection extends Emitter<{
   #listening: AbortController | undefined;
 
   /** @internal */
-  constructor(options: CarillonOptions, clock: Clock) {
+  constructor(options: CarillonOptions, clock: Clock, owner: Owner) {
     super();
+    this.#owner = owner;
     this.#options = options;
     this.#clock = clock;
     this.#url = baseOf(options.url);
@@ -114,7 +104,7 @@ export class Connection extends Emitter<{
 
   /** @internal Opens now, whatever it was waiting for; `isAnew`: also in the place of an attempt that is under way. */
   _open(isAnew?: boolean): void {
-    if (this.state === "connected" || (this.state === "connecting" && !isAnew)) return;
+    if (this.state === "closed" || this.state === "connected" || (this.state === "connecting" && !isAnew)) return;
     this.#abandon();
     this.#listening ??= listenToSurroundings(() => this.#wake());
     this.error = undefined;
@@ -142,21 +132,30 @@ export class Connection extends Emitter<{
    */
   _send(text: string, isDroppable?: boolean, isAtOnce?: boolean): boolean {
     if (this.state !== "connected") return false;
-    return isAtOnce ? (this.#socket!.send(text), true) : this.#pace!.send(text, isDroppable);
+    const write = () => this.#socket!.send(text);
+    return isAtOnce ? (write(), true) : this.#pace!.take(write, isDroppable);
+  }
+
+  /** @internal Calls `run` when a frame may be sent `isAtOnce`: now, later, or never if the connection ends before. */
+  _turn(run: () => void): void {
+    this.#pace!.take(run);
+  }
+
+  /** @internal A larger frame would end the connection. */
+  _fits(text: string): boolean {
+    return new TextEncoder().encode(text).length <= this.limits.frameBytes;
   }
 
   /** @internal Brings a newer token while everything goes on, or connects with it. */
   async _renew(): Promise<void> {
-    const token = this._token;
-    token.drop();
     const turn = this.#turn;
     try {
-      const next = await token.take();
+      const next = await this._token.take(true);
       if (turn !== this.#turn || this.state !== "connected") return;
       if (next === null) return this.#end("stopped", signedOut());
       this._send(JSON.stringify({ type: "refresh", ref: RENEWAL, token: next }));
     } catch {
-      if (turn === this.#turn) this.#after("renew", RENEW_AGAIN_MS, () => void this._renew());
+      if (turn === this.#turn) this.#renewIn();
     }
   }
 
@@ -174,6 +173,8 @@ export class Connection extends Emitter<{
       const socket = await this.#makeSocket(token);
       if (turn !== this.#turn) return socket.close();
       this.#socket = socket;
+      this.#since = this.#clock.now();
+      if (this.#isPlain()) this.#after("connect", SPEAK_WITHIN_MS, () => this.#onClose(1006, ""));
     } catch (error) {
       if (turn !== this.#turn) return;
       if (error instanceof CarillonError) return this.#end("stopped", error);
@@ -192,13 +193,8 @@ export class Connection extends Emitter<{
     const { WebSocket = globalThis.WebSocket as WebSocketLike | undefined, fallback } = this.#options;
     const isBlocked = fallback !== false && (!WebSocket || this.#blocked % (this.#blockedAfter + 1) === this.#blockedAfter);
     this.transport = isBlocked ? "sse" : "websocket";
-    const make = () => {
-      const url = new URL("ws", this.#url);
-      url.protocol = url.protocol.replace("http", "ws");
-      url.searchParams.set("client", this.clientId);
-      // A subprotocol is the one header that a page can set, and no proxy writes it to a log.
-      return new WebSocket!(url.href, ["carillon.v1", "carillon.token." + token]);
-    };
+    // A subprotocol is the one header that a page can set, and no proxy writes it to a log.
+    const make = () => new WebSocket!(`${this.#url.href.replace("http", "ws")}ws?client=${this.clientId}`, ["carillon.v1", "carillon.token." + token]);
     if (isBlocked) return (await import("./fallback.js")).open(this.#url, token, this.#options, this.#clock, this.clientId, WebSocket && make);
     try {
       return make();
@@ -214,16 +210,15 @@ export class Connection extends Emitter<{
     if (frame.type === "connected") this.#onConnected(frame);
     else if (frame.type === "draining") this.#drainMs = frame.retryAfterMs;
     else if (frame.ref === RENEWAL) this.#onRenewed(frame);
-    else this._onFrame(frame);
+    else this.#owner._onFrame(frame);
   }
 
   #onConnected(frame: Frame): void {
     this.#clock.clearTimeout(this.#timers.connect);
     this.userId = frame.userId;
     this.limits = { ...DEFAULT_LIMITS, ...frame.limits };
-    this.#connectedAt = this.#clock.now();
-    const socket = this.#socket!;
-    this.#pace = new Pace(this.#clock, this.limits.framesPerSecond, (text) => socket.send(text));
+    this.#since = this.#clock.now();
+    this.#pace = new Pace(this.#clock, this.limits);
     const isWebSocket = this.transport === "websocket";
     this.#blocked = isWebSocket ? 0 : 1;
     this.#blockedAfter = isWebSocket ? BLOCKED_AFTER : 1;
@@ -231,19 +226,34 @@ export class Connection extends Emitter<{
     this.#after("ping", PING_EVERY_MS, () => this.#ping(PONG_WITHIN_MS));
     this.error = undefined;
     this.#enter("connected");
-    this._onConnected();
+    this.#owner._onConnected();
   }
 
   /** The answer to `refresh`. */
   #onRenewed(frame: Frame): void {
-    if (frame.type === "refreshed") this.#expires(frame.expiresAt);
-    else this.#after("renew", frame.retryAfterMs ?? RENEW_AGAIN_MS, () => void this._renew());
+    if (frame.type !== "refreshed") return this.#renewIn(frame.retryAfterMs);
+    this.#retries = 0;
+    this.#expires(frame.expiresAt);
+    this.#owner._onRefreshed();
+  }
+
+  #renewIn(ms = this.#backoffMs()): void {
+    this.#after("renew", ms, () => void this._renew());
+  }
+
+  #backoffMs(): number {
+    return backoffMs(this.#retries++, this.#clock.random);
+  }
+
+  /** Over WebSocket, and there is another way. */
+  #isPlain(): boolean {
+    return this.transport === "websocket" && this.#options.fallback !== false;
   }
 
   #expires(expiresAt: number | undefined): void {
     this.expiresAt = expiresAt;
     if (expiresAt === undefined || !this._token.renewable) return;
-    this.#after("renew", this._token.renewInMs(expiresAt), () => void this._renew());
+    this.#renewIn(this._token.renewInMs(expiresAt));
   }
 
   #ping(pongWithinMs: number): void {
@@ -264,31 +274,33 @@ export class Connection extends Emitter<{
 
   #onClose(code: number, reason: string): void {
     const wasConnected = this.state === "connected";
-    if (wasConnected && this.#clock.now() - this.#connectedAt >= STABLE_MS) this.#retries = 0;
+    const livedMs = this.#clock.now() - this.#since;
+    if (wasConnected && livedMs >= STABLE_MS) this.#retries = 0;
     // Codes of 4000 and above are the server's own: it was reached. Without a socket, it was not asked.
     const isBlocked = !wasConnected && code < 4000 && this.#socket;
-    if (isBlocked) this.#blocked += 1;
-    if (code === WEBSOCKET_WORKS) {
-      this.#blocked = 0;
-      this.#blockedAfter = BLOCKED_AFTER;
-    }
+    const isSwallowed = isBlocked && this.#isPlain() && livedMs >= SWALLOWED_MS;
+    if (isSwallowed) this.#blocked = this.#blockedAfter;
+    else if (isBlocked) this.#blocked += 1;
+    if (code === WEBSOCKET_WORKS) this.#blocked = 0;
     this.#abandon();
     const next = afterClose(code, reason, this.#drainMs, this.#clock.random);
-    this.error = next instanceof CarillonError ? next : new CarillonError("unavailable", `the connection ended: ${code} ${reason}`, { closeCode: code });
+    const stop = typeof next === "string" && next;
+    const error = (this.error = new CarillonError(stop || "unavailable", `the connection ended: ${code} ${reason}`, { closeCode: code }));
     if (code === 4004 && this._token.renewable) {
       this._token.drop();
       // At once, unless tokens end as soon as they are shown.
       this.#retry(this.#retries ? undefined : 0);
-    } else if (next === this.error) this.#end("stopped", next);
+    } else if (stop) this.#end("stopped", error);
     // Where WebSocket is known to be blocked, it and the fallback are one attempt.
-    else if (next === undefined && isBlocked && this.#blockedAfter === 1 && this.transport === "websocket") this.#wait(0);
+    else if (next === undefined && (isSwallowed || (isBlocked && this.#blockedAfter === 1 && this.transport === "websocket"))) this.#wait(0);
     else if (next === undefined) this.#retry();
     else this.#wait(next as number, true);
   }
 
-  #retry(delayMs = backoffMs(this.#retries, this.#clock.random)): void {
-    if (this.#retries++ < (this.#options.maxRetries ?? Infinity)) this.#wait(delayMs);
-    else this.#end("stopped", new CarillonError("gave_up", "every attempt failed"));
+  #retry(delayMs?: number): void {
+    const ms = this.#backoffMs();
+    if (this.#retries <= (this.#options.maxRetries ?? Infinity)) this.#wait(delayMs ?? ms);
+    else this.#end("stopped", new CarillonError("gave_up", "too many attempts"));
   }
 
   #wait(delayMs: number, isTold = false): void {
@@ -321,7 +333,7 @@ export class Connection extends Emitter<{
     }
     // Whoever is told must not find it connected.
     if (this.state === "connected") this.state = "waiting";
-    this._onGone(error);
+    this.#owner._onGone(error);
   }
 
   #after(name: TimerName, ms: number, run: () => void): void {

@@ -22,7 +22,7 @@ export interface Unpublished {
 export class CarillonError extends Error {
   override readonly name = "CarillonError";
   /** What went wrong: `forbidden`, `rate_limited`, `token_expired`, `queue_full`, … */
-  readonly code: string;
+  declare readonly code: string;
   /** The WebSocket's close code, where one ended the connection. */
   declare readonly closeCode?: number;
   /** `unknown`: a publish that may be stored or not. Absent: it is not stored. */
@@ -39,5 +39,5 @@ export class CarillonError extends Error {
 
 /** Errors that say "not now": the same frame may be sent again. */
 export function mayRetry(code: string): boolean {
-  return code === "unavailable" || code === "internal" || code === "rate_limited";
+  return /^(unavailable|internal|rate_limited)$/.test(code);
 }

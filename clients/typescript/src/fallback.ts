@@ -6,11 +6,14 @@
 //
 // Each room is read from the history up to its head, behind an open feed of live messages; both are joined by offset. That
 // takes the grant `history`; a room without it waits until WebSocket is possible, and can be written to meanwhile. A feed that
-// breaks ends the socket, and the next one begins where the rooms are.
+// breaks ends the socket, and the next one begins where the rooms are. A tab that has no place for a feed (see `places.ts`) asks for it
+// as long as it takes to begin, and then reads the history of its rooms every two seconds instead.
 
 import type { CarillonOptions } from "./carillon.js";
 import type { Clock } from "./clock.js";
 import type { SocketLike } from "./connection.js";
+import { WEBSOCKET_WORKS } from "./limits.js";
+import { takePlace } from "./places.js";
 import { readFields } from "./sse.js";
 
 /** A feed takes 64 rooms, of which one is the personal room. */
@@ -26,14 +29,20 @@ const SILENT_MS = 75_000;
 const PRESENCE_EVERY_MS = 10_000;
 /** Who is refused for now, or for as long as there is no WebSocket, asks again after this time. */
 const REFUSED_AGAIN_MS = 30_000;
-/** A WebSocket that says nothing for this long is blocked. Less than what `connection.ts` gives a whole attempt. */
-const PROBE_WITHIN_MS = 5_000;
+/** What is not answered by then is in doubt, and this socket ends. Less than what `connection.ts` gives a whole attempt. */
+const REQUEST_WITHIN_MS = 9_000;
+/** Without a feed, what is new is asked for; less often where there are many rooms, since all requests of a user share one rate. */
+const POLL_EVERY_MS = 2_000;
+const POLL_ROOM_MS = 200;
+/** A WebSocket that says nothing for this long, while HTTP is answered, is blocked. */
+const PROBE_WITHIN_MS = 4_000;
 /** WebSocket is looked for again after this time, and then less and less often. */
 const PROBE_FIRST_MS = 30_000;
 const PROBE_MAX_MS = 600_000;
 
-/** The code of `connection.ts`, repeated so that this file shares nothing with it and is loaded alone. */
-const WEBSOCKET_WORKS = 4299;
+/** As `error.ts` has it, repeated so that this file shares nothing and is loaded alone. */
+const MAY_RETRY = /^(unavailable|internal|rate_limited)$/;
+const UNANSWERED = `no answer within ${REQUEST_WITHIN_MS / 1_000} s (over HTTP/1.1, all tabs of a browser share six connections to a host)`;
 
 type Json = Record<string, any>;
 
@@ -41,6 +50,8 @@ interface Joined {
   name: string;
   /** The last offset that was handed on. */
   offset: number;
+  /** The life of the room that it is in, as far as it is known. */
+  epoch: string;
   /** Read from the history at present: what the feed says is held. */
   isReading: boolean;
   /** Live messages that wait for the ones before them; null stands for one that was acknowledged. */
@@ -55,6 +66,8 @@ interface Joined {
 interface Posting {
   last: Promise<void>;
   count: number;
+  /** One was refused for now. Those behind it must not be stored before it, and are answered the same. */
+  refused?: Json;
 }
 
 /** Opens once the server lets the user read the personal room. */
@@ -76,6 +89,9 @@ class FallbackSocket implements SocketLike {
   /** Rooms that are being told something ephemeral. */
   #telling = new Set<string>();
   #feed: AbortController | undefined;
+  /** Gives back what this tab has of the browser's feeds; without one, it asks now and then. */
+  #place: (() => void) | undefined;
+  #pollTimer: unknown;
   #feedRooms = new Set<string>();
   #isFeedDue = false;
   #isConnected = false;
@@ -94,11 +110,13 @@ class FallbackSocket implements SocketLike {
     this.#heardAt = _clock.now();
     ({ user: this.#user, expiresAt: this.#expiresAt } = claimsOf(_token));
     // As with any socket, nothing happens before its owner has had the time to listen.
-    _clock.setTimeout(() => this.#feedSoon(), 0);
+    _clock.setTimeout(() => void this.#takePlace().then(() => this.#feedSoon()), 0);
   }
 
   close(): void {
     this.#ending.abort();
+    this.#place?.();
+    this._clock.clearTimeout(this.#pollTimer);
     for (const room of this.#rooms.values()) this.#forget(room);
     this.onmessage = this.onclose = null;
   }
@@ -138,6 +156,11 @@ class FallbackSocket implements SocketLike {
     });
   }
 
+  async #takePlace(): Promise<void> {
+    this.#place = await takePlace(this._url.host);
+    if (this.#ending.signal.aborted) this.#place?.();
+  }
+
   /** Another feed, with all rooms of now. The one before goes on until this one has begun, so that nothing falls between. */
   async #openFeed(): Promise<void> {
     const before = this.#feed;
@@ -151,7 +174,7 @@ class FallbackSocket implements SocketLike {
     let event = { type: "message", data: "" };
     const isCurrent = () => this.#feed === feed && !feed.signal.aborted;
     try {
-      const answer = await this.#fetch(`events?${query}`, { headers: { Accept: "text/event-stream" }, signal: feed.signal });
+      const answer = await this.#within(this.#fetch(`events?${query}`, { headers: { Accept: "text/event-stream" }, signal: feed.signal }));
       if (answer.status === 403) return isCurrent() ? await this.#onForbidden(rooms, before, isCurrent) : undefined;
       if (!answer.ok || !answer.body) return isCurrent() ? this.#onStatus(answer.status) : undefined;
       let hasBegun = false;
@@ -191,11 +214,35 @@ class FallbackSocket implements SocketLike {
     this.#feedRooms = rooms;
     // HTTP reaches the server. If a WebSocket does so too by now, this way is not needed.
     if (!this.#isConnected) this.#probe(() => this.#connected());
+    if (!this.#place) {
+      this.#feed?.abort();
+      this.#pollLater();
+    }
     for (const [room, { begin }] of [...this.#onFed]) {
       if (!rooms.has(room)) continue;
       this.#onFed.delete(room);
       begin();
     }
+  }
+
+  #pollLater(ms = Math.max(POLL_EVERY_MS, this.#rooms.size * POLL_ROOM_MS)): void {
+    const onFailed = (error: unknown) => {
+      if (error instanceof Refused && MAY_RETRY.test(error.fields.code)) this.#pollLater(error.fields.retryAfterMs);
+      else this.#onFailed(error);
+    };
+    this._clock.clearTimeout(this.#pollTimer);
+    this.#pollTimer = this._clock.setTimeout(() => void this.#poll().catch(onFailed), ms);
+  }
+
+  /** Reads what is new, one room after the other, unless there is a place for a feed by now. */
+  async #poll(): Promise<void> {
+    await this.#takePlace();
+    if (this.#place) return this.#feedSoon();
+    for (const room of [...this.#rooms.values()]) {
+      // To be read again, should it be refused for now.
+      if (!room.isReading) await this.#read(room).finally(() => (room.isReading = false));
+    }
+    if (!this.#ending.signal.aborted) this.#pollLater();
   }
 
   #connected(): void {
@@ -210,7 +257,7 @@ class FallbackSocket implements SocketLike {
     let isFound = false;
     for (const room of rooms) {
       const trying = new AbortController();
-      const answer = await this.#fetch(`events?${new URLSearchParams({ room })}`, { signal: trying.signal }).catch(() => undefined);
+      const answer = await this.#within(this.#fetch(`events?${new URLSearchParams({ room })}`, { signal: trying.signal })).catch(() => undefined);
       trying.abort();
       if (!isCurrent()) return;
       if (answer?.status !== 403) continue;
@@ -268,7 +315,7 @@ class FallbackSocket implements SocketLike {
     const before = this.#rooms.get(name);
     if (before) this.#forget(before);
     const room: Joined = {
-      name, offset: 0, isReading: true, held: new Map(), holeTimer: undefined, isWatched: Boolean(frame.presence), here: undefined, watchTimer: undefined,
+      name, offset: 0, epoch: "", isReading: true, held: new Map(), holeTimer: undefined, isWatched: Boolean(frame.presence), here: undefined, watchTimer: undefined,
     };
     this.#rooms.set(name, room);
     const begin = () => void this.#begin(room, frame).catch((error) => this.#onRefused(error, room, frame));
@@ -292,6 +339,7 @@ class FallbackSocket implements SocketLike {
     const newest = await this.#messages(room.name, { limit: since === undefined ? Math.max(1, Math.min(last ?? 0, PAGE)) : 1 });
     if (this.#rooms.get(room.name) !== room) return;
     const head: number = newest.messages.at(-1)?.offset ?? 0;
+    room.epoch = newest.epoch;
     const present = room.isWatched && (await this.#watch(room));
     if (this.#rooms.get(room.name) !== room) return;
     const joined = { type: "joined", ref, room: room.name, offset: head, epoch: newest.epoch, recovered: true, ...present };
@@ -321,8 +369,11 @@ class FallbackSocket implements SocketLike {
   async #read(room: Joined, isMore = true): Promise<void> {
     room.isReading = true;
     while (isMore) {
-      const { messages, more } = await this.#messages(room.name, { after: room.offset, limit: PAGE });
+      const { messages, more, epoch } = await this.#messages(room.name, { after: room.offset, limit: PAGE });
       if (this.#rooms.get(room.name) !== room) return;
+      // It began another life: what is missing is to be found out by joining.
+      if (epoch && room.epoch && epoch !== room.epoch) return this.#end(1006);
+      room.epoch ||= epoch;
       // Retention took what comes next: the room is to be joined anew.
       if (messages.length && messages[0].offset > room.offset + 1) return this.#end(1006);
       this.#take(room, messages);
@@ -336,7 +387,7 @@ class FallbackSocket implements SocketLike {
     for (const message of messages) {
       if (message.offset <= room.offset) continue;
       room.offset = message.offset;
-      this.#say({ type: "message", ...message });
+      this.#say({ type: "message", ...message, ...(message.offset === 1 && { epoch: room.epoch }) });
     }
   }
 
@@ -396,11 +447,13 @@ class FallbackSocket implements SocketLike {
     posting.count += 1;
     posting.last = posting.last.then(async () => {
       try {
+        if (posting.refused) throw new Refused(503, posting.refused);
         const ack = await post();
         this.#say({ type: "ack", ref, ...ack });
         const room = this.#rooms.get(name);
         if (room && ack.offset > room.offset) room.held.set(ack.offset, null);
       } catch (error) {
+        if (error instanceof Refused && MAY_RETRY.test(error.fields.code)) posting.refused = error.fields;
         this.#onFailed(error, frame);
       }
       if (--posting.count === 0) this.#postings.delete(name);
@@ -426,12 +479,23 @@ class FallbackSocket implements SocketLike {
   }
 
   async #ask(path: string, request: RequestInit): Promise<Json> {
-    const answer = await this.#fetch(path, { ...request, signal: this.#ending.signal });
-    this.#heardAt = this._clock.now();
-    const body = (await answer.json()) as Json;
+    const [answer, body] = await this.#within(this.#fetch(path, { ...request, signal: this.#ending.signal }).then(async (answer) => {
+      this.#heardAt = this._clock.now();
+      return [answer, (await answer.json()) as Json] as const;
+    }));
     if (answer.ok) return body;
     const retryAfterMs = body.retryAfterMs ?? (Number(answer.headers.get("Retry-After")) * 1_000 || undefined);
     throw new Refused(answer.status, { code: body.code ?? "internal", message: body.detail ?? "", retryAfterMs, outcome: body.outcome });
+  }
+
+  /** What takes too long ends this socket, and so itself. */
+  async #within<T>(asked: Promise<T>): Promise<T> {
+    const timer = this._clock.setTimeout(() => this.#end(1006, UNANSWERED), REQUEST_WITHIN_MS);
+    try {
+      return await asked;
+    } finally {
+      this._clock.clearTimeout(timer);
+    }
   }
 
   #fetch(path: string, request: RequestInit): Promise<Response> {
@@ -448,7 +512,7 @@ class FallbackSocket implements SocketLike {
 
   /** What the server refused is an error of the frame that asked; all else is the network's, and ends the socket. */
   #onFailed(error: unknown, frame?: Json): void {
-    if (!(error instanceof Refused)) return this.#end(1006);
+    if (!(error instanceof Refused)) return this.#end(1006, error instanceof Error ? error.message : "");
     if (error.status === 401) return this.#onStatus(401);
     if (frame) this.#say({ type: "error", ref: frame.ref, room: frame.room, ...error.fields });
     else this.#end(1006);

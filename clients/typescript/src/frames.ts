@@ -91,6 +91,8 @@ export interface Limits {
   frameBytes: number;
   rooms: number;
   framesPerSecond: number;
+  /** At once, where that is less than in a second. */
+  framesBurst?: number;
 }
 
 /** @internal Any frame of the server; which fields are there depends on its `type`. */

@@ -1,32 +1,38 @@
 // Keeps a connection below the rate that the server allows, so that nothing is refused and order is kept.
 
 import type { Clock } from "./clock.js";
+import type { Limits } from "./frames.js";
 
-/** A second's worth may go at once. The server's own allowance is larger by default, and not smaller. */
-const BURST_MS = 1_000;
 /** Nothing waits this long: the clock was set back. */
 const ABSURD_MS = 1_000_000;
 
-/** Every frame takes its turn on a time line; turns that lie up to a second back may be used up at once. */
+/**
+ * Every frame takes its turn on a time line; turns that lie up to a second back may be used up at once, or as many as the server says
+ * where it allows less. (By default it allows more.)
+ */
 export class Pace {
   #turnAt = 0;
   #isStopped = false;
 
-  constructor(
-    private readonly _clock: Clock,
-    private readonly _perSecond: number,
-    private readonly _write: (text: string) => void,
-  ) {}
+  #clock: Clock;
+  #frameMs: number;
+  #burstMs: number;
 
-  /** Writes `text` now or later, in order. `isDroppable` is written now or not at all: false says that it was not. */
-  send(text: string, isDroppable?: boolean): boolean {
-    const now = this._clock.now();
+  constructor(clock: Clock, { framesPerSecond, framesBurst = framesPerSecond }: Limits) {
+    this.#clock = clock;
+    this.#frameMs = 1_000 / framesPerSecond;
+    this.#burstMs = this.#frameMs * framesBurst;
+  }
+
+  /** Calls `write`, which writes one frame, now or later, in order. `isDroppable`: now or not at all; false says that it was not. */
+  take(write: () => void, isDroppable?: boolean): boolean {
+    const now = this.#clock.now();
     if (this.#turnAt > now + ABSURD_MS) this.#turnAt = 0;
-    const turnAt = Math.max(this.#turnAt, now - BURST_MS) + 1_000 / this._perSecond;
+    const turnAt = Math.max(this.#turnAt, now - this.#burstMs) + this.#frameMs;
     if (turnAt > now && isDroppable) return false;
     this.#turnAt = turnAt;
-    if (turnAt <= now) this._write(text);
-    else this._clock.setTimeout(() => this.#isStopped || this._write(text), turnAt - now);
+    if (turnAt <= now) write();
+    else this.#clock.setTimeout(() => this.#isStopped || write(), turnAt - now);
     return true;
   }
 

@@ -12,11 +12,7 @@ import { CarillonError, mayRetry } from "./error.js";
 import type { Frame, Published } from "./frames.js";
 import { backoffMs } from "./retry.js";
 import type { Wire } from "./wire.js";
-
-/** The server knows a key for two minutes or more, from when it was stored; a repetition takes some time to arrive. */
-export const KEY_KNOWN_MS = 100_000;
-/** A part of the SDK that could not be loaded is asked for again. */
-const LOAD_AGAIN_MS = 5_000;
+import { KEY_KNOWN_MS, LOAD_AGAIN_MS } from "./limits.js";
 
 export interface Publish {
   readonly key: string;
@@ -25,8 +21,8 @@ export interface Publish {
   readonly resolve: (published: Published) => void;
   /** What a `CarillonError` is made of. */
   readonly reject: (error: { code: string; message: string; closeCode: number | undefined; outcome: "unknown" | undefined }) => void;
-  /** On its way on the present connection. */
-  isSent?: boolean;
+  /** Stands for the one time that it is on its way on the present connection. */
+  isSent?: object | undefined;
   /** When it was sent for the first time without being answered since, Unix milliseconds. */
   inDoubtSince?: number;
   /** It may be among messages that nobody can get any more. */
@@ -48,30 +44,55 @@ interface SaidIn {
 export class Publishing {
   readonly list: Publish[] = [];
   #isHeld = false;
-  /** Counts connections; what was held belongs to one. */
+  /** Counts connections, and what holds up: what was held belongs to one. */
   #turn = 0;
   #attempt = 0;
+  /** A turn to send was asked for, and has not come. */
+  #isAsked = false;
+  /** Something was refused for now: one at a time until nothing waits, so that nothing is stored before what was said before it. */
+  #isCareful = false;
+  #room: SaidIn;
 
-  constructor(private readonly _room: SaidIn) {}
+  constructor(room: SaidIn) {
+    this.#room = room;
+  }
 
   add(publish: Publish): void {
     this.list.push(publish);
-    this._room._wire._queued += 1;
+    this.#room._wire._queued += 1;
     this.pump();
   }
 
-  /** Sends what waits, in order; nothing overtakes one that is held. */
+  /** Sends what waits, in order; nothing overtakes one that is held. Which one goes is decided when its turn has come. */
   pump(): void {
-    for (const publish of [...this.list]) {
-      if (this.#isHeld || this._room._wire.connection.state !== "connected" || !this._room._isOpen()) return;
-      if (!publish.isSent) this.#next(publish);
+    while (!this.#isAsked && this.#first()) {
+      let isLater = false;
+      this.#isAsked = true;
+      this.#room._wire.connection._turn(() => {
+        const publish = this.#first();
+        this.#isAsked = false;
+        if (publish) this.#next(publish);
+        if (isLater) this.pump();
+      });
+      isLater = true;
     }
   }
 
+  /** What may go next, if anything may go now. */
+  #first(): Publish | undefined {
+    const { list } = this;
+    if (this.#isHeld || (this.#isCareful && list[0]?.isSent) || !this.#room._isOpen()) return;
+    return list.find(({ isSent }) => !isSent);
+  }
+
   onDisconnected(): void {
-    for (const publish of this.list) publish.isSent = false;
-    this.#isHeld = false;
+    this.#unsent(0);
+    this.#isHeld = this.#isAsked = false;
     this.#turn += 1;
+  }
+
+  #unsent(from: number): void {
+    for (const publish of this.list.slice(from)) publish.isSent = undefined;
   }
 
   /** The message of a key is stored. */
@@ -92,38 +113,42 @@ export class Publishing {
 
   #next(publish: Publish): void {
     const { inDoubtSince, isHidden } = publish;
-    const age = this._room._clock.now() - (inDoubtSince ?? 0);
+    const age = this.#room._clock.now() - (inDoubtSince ?? 0);
     // A clock that was set back tells nothing about the age.
     if (!inDoubtSince || (age >= 0 && age < KEY_KNOWN_MS)) this.#send(publish);
-    else if (!isHidden && this._room._isReadSince(inDoubtSince)) this.#send(publish, true);
+    else if (!isHidden && this.#room._isReadSince(inDoubtSince)) this.#send(publish, true);
     else this.#look(publish);
   }
 
   #send(publish: Publish, isNew = false): void {
-    publish.isSent = true;
-    if (isNew || !publish.inDoubtSince) publish.inDoubtSince = this._room._clock.now();
-    const frame = { type: "broadcast", room: this._room.name, key: publish.key };
-    this._room._wire._ask(frame, { payload: publish.text }, (ack) => this.#onAck(publish, ack), (error, answer) => this.#onError(publish, error, answer));
+    const sent = (publish.isSent = {});
+    if (isNew || !publish.inDoubtSince) publish.inDoubtSince = this.#room._clock.now();
+    const frame = { type: "broadcast", room: this.#room.name, key: publish.key };
+    this.#room._wire._ask(frame, { payload: publish.text, atOnce: true }, (ack) => this.#onAck(publish, ack), (error, answer) => this.#onError(publish, sent, error, answer));
   }
 
   #onAck(publish: Publish, ack: Frame): void {
     this.#attempt = 0;
     if (!this.#settle(publish, ack)) return;
-    this._room._onStored(publish, ack);
+    this.#room._onStored(publish, ack);
   }
 
-  #onError(publish: Publish, error: CarillonError, { retryAfterMs }: Frame): void {
+  #onError(publish: Publish, sent: object, error: CarillonError, { retryAfterMs }: Frame): void {
     if (!mayRetry(error.code)) return this.#fail(publish, error, true);
-    publish.isSent = false;
+    // It is said again already, behind another one that was refused.
+    if (publish.isSent !== sent) return;
+    // So is all that was said after it: what of that is stored by now is answered as a duplicate.
+    this.#unsent(this.list.indexOf(publish));
     // Refused for now is not stored; only an unknown outcome leaves a doubt.
     if (!error.outcome) delete publish.inDoubtSince;
-    this.#hold(retryAfterMs ?? backoffMs(this.#attempt++, this._room._clock.random));
+    this.#isCareful = true;
+    this.#hold(retryAfterMs ?? backoffMs(this.#attempt++, this.#room._clock.random));
   }
 
   #hold(ms: number): void {
     this.#isHeld = true;
-    const turn = this.#turn;
-    this._room._clock.setTimeout(() => {
+    const turn = ++this.#turn;
+    this.#room._clock.setTimeout(() => {
       if (turn !== this.#turn) return;
       this.#isHeld = false;
       this.pump();
@@ -146,7 +171,9 @@ export class Publishing {
     const index = this.list.indexOf(publish);
     if (index < 0) return false;
     this.list.splice(index, 1);
-    this._room._wire._queued -= 1;
+    this.#room._wire._queued -= 1;
+    this.#isCareful &&= this.list.length > 0;
+    this.pump();
     return true;
   }
 
@@ -154,16 +181,14 @@ export class Publishing {
   #look(publish: Publish): void {
     this.#isHeld = true;
     const turn = this.#turn;
-    const settle = (found: Frame | undefined | null, error?: CarillonError) => {
+    const go = (act: () => void) => {
       if (turn !== this.#turn) return;
       this.#isHeld = false;
-      if (found) this.#settle(publish, found);
-      else if (error || found === null || publish.isHidden) this.#fail(publish, error ?? new CarillonError("unavailable", "the room was trimmed"));
-      else this.#send(publish, true);
+      act();
       this.pump();
     };
     import("./look.js")
-      .then(({ look }) => look(this._room._wire, this._room.name, publish))
-      .then(settle, (error) => (error instanceof CarillonError ? settle(undefined, error) : this.#hold(LOAD_AGAIN_MS)));
+      .then(({ look }) => look(this.#room._wire, this.#room.name, publish))
+      .then((found) => go(() => (found ? this.#settle(publish, found) : this.#send(publish, true))), (error) => (error.code ? go(() => this.#fail(publish, error)) : this.#hold(LOAD_AGAIN_MS)));
   }
 }

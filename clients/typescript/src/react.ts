@@ -55,8 +55,8 @@ export interface UseRoom<T, E> extends RoomView<T> {
 }
 
 /**
- * The messages of a room, from the newest `last` (by default 50) on. The options of the component that uses the room first
- * hold.
+ * The messages of a room, from the newest `last` (by default 50) on. Where several components use a room, the first one's `last` and
+ * `keep` hold, and the `reload` that was given last.
  */
 export function useRoom<T = unknown, E = unknown>(carillon: Carillon, name: string, options?: UseRoomOptions): UseRoom<T, E> {
   const store = storesOf(carillon).room(name, options) as RoomStore<T, E>;
@@ -298,6 +298,7 @@ class Stores {
 
   room(name: string, { keep = KEEP, last = EARLIER_LIMIT, ...options }: UseRoomOptions = {}): RoomStore<any, any> {
     let store = this.#rooms.get(name);
+    if (store && options.reload) this._carillon.room(name, options);
     if (!store) this.#rooms.set(name, (store = new RoomStore(this._carillon.room(name, { last, ...options }), keep, last, this)));
     return store;
   }

@@ -9,15 +9,7 @@ import type { Ephemeral, Frame, Gap, History, Member, Message, Position, Presenc
 import { type Publish, Publishing } from "./publishing.js";
 import { backoffMs } from "./retry.js";
 import type { AskOptions, Wire } from "./wire.js";
-
-/** An iterator that lags behind by more messages than this ends. */
-const ITERATOR_BUFFER_MAX = 10_000;
-/** Resumes in a row that the server could not honour; then the room goes on from its head. */
-const GAPS_MAX = 3;
-/** What a frame has beside room, key and payload, with room for escapes in the names: a larger one would end the connection. */
-const FRAME_AROUND_BYTES = 256;
-/** The most messages that one `history` answers. */
-const HISTORY_LIMIT_MAX = 1_000;
+import { HISTORY_LIMIT_MAX, ITERATOR_BUFFER_MAX } from "./limits.js";
 
 export interface RoomOptions {
   /** Messages to begin with, when nothing was seen yet: the newest `last` (0–1000). */
@@ -26,7 +18,8 @@ export interface RoomOptions {
   since?: Position;
   /**
    * Called when messages can no longer be had, before the room goes on: load your own state anew here, and return the
-   * position that it stands for. Without one, or if it returns nothing, the room goes on with what is left.
+   * position that it stands for. Without one, or if it returns nothing, the room goes on with what is left. One that fails is called
+   * again, after as long as a connection would wait; until then, `error` says why.
    */
   reload?: (gap: Gap) => Promise<Position | void> | Position | void;
 }
@@ -47,7 +40,7 @@ export interface HistoryOptions {
 
 /**
  * `idle`: not joined. `joining`: being joined, or read up to its head, or waiting for the connection. `live`: everything
- * was seen. `refused`: `error` says why; it is asked for again with the next connection.
+ * was seen. `refused`: `error` says why; it is asked for again with the next connection, and with the next token.
  */
 export type RoomState = "idle" | "joining" | "live" | "refused";
 
@@ -78,50 +71,61 @@ const WATCHED = ["presence", "userJoined", "userLeft"] as const;
 
 /** A room, as this client sees it. `T` is the type of its payloads, `E` that of ephemeral ones. */
 export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> implements AsyncIterable<Message<T>> {
-  readonly name: string;
+  declare readonly name: string;
   state: RoomState = "idle";
   /** Why it is refused, or could not be joined yet. */
-  error: CarillonError | undefined;
+  declare error: CarillonError | undefined;
   /** The newest offset that is known of. */
   head = 0;
   /** Who is there, once a listener for presence was set. */
-  present: Presence | undefined;
+  declare present: Presence | undefined;
 
-  /** @internal */ _wire: Wire;
-  /** @internal */ _clock: Clock;
-  #options: RoomOptions;
-  #publishing = new Publishing(this);
+  /** @internal */ declare _wire: Wire;
+  /** @internal */ declare _clock: Clock;
+  /** @internal */ _options: RoomOptions = {};
+  /** @internal */ _publishing = new Publishing(this);
   /** The last offset that was counted; null until the room was joined for the first time. */
-  #offset: number | null = null;
-  #epoch = "";
+  /** @internal */ _offset: number | null = null;
+  /** @internal */ _epoch = "";
   /** Since when nothing is missed, Unix milliseconds. */
   #readSince = 0;
   /** What comes is counted. It is not while a join is on its way that covers it. */
-  #isCounting = false;
-  #joinTurn = 0;
+  /** @internal */ _isCounting = false;
+  /** @internal */ _joinTurn = 0;
   #isJoinDue = false;
   #joinAttempt = 0;
   #joinTimer: unknown;
-  #gaps = 0;
-  #isReloading = false;
+  /** @internal */ _gaps = 0;
+  /** The reload that is under way. */
+  /** @internal */ _reloading: object | undefined;
+  /** Somebody was told a message. */
+  #isHeard = false;
   /** One's own messages are asked for as such, since they can't be fetched. */
   #echo = false;
   /** Acknowledged before their place was reached. */
-  #early = new Map<number, Message<never>>();
+  /** @internal */ _early = new Map<number, Message<never>>();
 
   /** @internal */
-  constructor(name: string, options: RoomOptions, wire: Wire, clock: Clock) {
+  constructor(name: string, wire: Wire, clock: Clock) {
     super();
     this.name = name;
-    this.#options = options;
     this._wire = wire;
     this._clock = clock;
-    if (options.since) ({ offset: this.#offset, epoch: this.#epoch } = options.since);
+  }
+
+  /** @internal Somebody comes, perhaps not as the first, and wishes this. */
+  _want(options: RoomOptions): void {
+    const { last, since } = options;
+    Object.assign(this._options, options);
+    if (this.#isHeard || !(since || last)) return;
+    if (since) ({ offset: this._offset, epoch: this._epoch } = since);
+    else this._offset = null;
+    if (this.state !== "idle") this.#joinSoon();
   }
 
   /** Everything up to here was told. Keep it to go on from here in another life of the app (option `since`). */
   get position(): Position | undefined {
-    return this.#offset === null ? undefined : { offset: this.#offset, epoch: this.#epoch };
+    return this._offset === null ? undefined : { offset: this._offset, epoch: this._epoch };
   }
 
   /**
@@ -182,16 +186,17 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
   /** Is no member any more, and forgets where it was. What waits to be published still is. */
   leave(): void {
     if (this.state === "idle") return;
-    this.#isReloading = false;
-    this.#offset = null;
-    this.#epoch = "";
-    this.#early.clear();
+    this._reloading = undefined;
+    this.#isHeard = false;
+    this._offset = null;
+    this._epoch = "";
+    this._early.clear();
     this.present = undefined;
-    if (this._wire.connection.state === "connected") this.#ask("leave", { atOnce: true }, ignore, ignore);
+    if (this._wire.connection.state === "connected") this._ask("leave", { atOnce: true }, ignore, ignore);
     this.#onNoMember();
     this.#enter("idle");
     this._emit("end", undefined);
-    this.#publishing.pump();
+    this._publishing.pump();
   }
 
   /**
@@ -202,16 +207,12 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
   publish(payload: T, { key = randomId() }: PublishOptions = {}): Promise<Published> {
     const published = new Promise<Published>((resolve, reject) => {
       this._wire._need();
-      if (this._wire._queued >= this._wire._queueLimit) throw new CarillonError("queue_full", "too many publishes wait");
+      if (this._wire._queued >= this._wire._queueLimit) throw { code: "queue_full", message: "too many publishes wait" };
       const text = JSON.stringify(payload);
-      if (text === undefined) throw new CarillonError("bad_request", "not JSON");
-      const { frameBytes } = this._wire.connection.limits;
-      if (new TextEncoder().encode(this.name + key + text).length > frameBytes - FRAME_AROUND_BYTES) {
-        throw new CarillonError("payload_too_large", `more than ${frameBytes} bytes`);
-      }
-      this.#publishing.add({ key, text, resolve, reject });
-    }).catch(({ code = "bad_request", message, closeCode, outcome }) => {
-      const error = new CarillonError(code, message, { closeCode, outcome, publish: { room: this.name, key, payload } });
+      if (text === undefined) throw { message: "not JSON" };
+      this._publishing.add({ key, text, resolve, reject });
+    }).catch(({ code = "bad_request", message, ...more }) => {
+      const error = new CarillonError(code, message, { ...more, publish: { room: this.name, key, payload } });
       this._emit("rejected", error);
       throw error;
     });
@@ -222,11 +223,13 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
 
   /**
    * Tells those who are there now; nothing is stored. Returns false if it was dropped: without a connection, or above
-   * the rate that the server allows.
+   * the rate or the size that the server allows.
    */
   ephemeral(payload: E): boolean {
-    this._wire.connection._start();
-    return this._wire.connection._send(JSON.stringify({ type: "broadcast", room: this.name, ephemeral: true, payload }), true);
+    const { connection } = this._wire;
+    const text = JSON.stringify({ type: "broadcast", room: this.name, ephemeral: true, payload });
+    connection._start();
+    return connection._fits(text) && connection._send(text, true);
   }
 
   /** A part of the room, oldest first: the newest messages, those below `before`, or those above `after`. */
@@ -243,11 +246,12 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
   #read(type: string, options?: HistoryOptions): Promise<Frame> {
     return new Promise((resolve, reject) => {
       this._wire._need();
-      this.#ask(type, { again: true }, resolve, reject, options);
+      this._ask(type, { again: true }, resolve, reject, options);
     });
   }
 
-  #ask(type: string, options: AskOptions, done: (answer: Frame) => void, failed: (error: CarillonError, answer: Frame) => void, more?: object): void {
+  /** @internal */
+  _ask(type: string, options: AskOptions, done: (answer: Frame) => void, failed: (error: CarillonError, answer: Frame) => void, more?: object): void {
     this._wire._ask({ type, room: this.name, ...more }, options, done, failed);
   }
 
@@ -255,17 +259,17 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
 
   /** @internal */
   _onConnected(): void {
-    if (this.state !== "idle") this.#join();
-    this.#publishing.pump();
+    if (this.state !== "idle") this._join();
+    this._publishing.pump();
   }
 
   /** @internal */
   _onGone(error?: CarillonError): void {
     this.#onNoMember();
-    this.#publishing.onDisconnected();
+    this._publishing.onDisconnected();
     if (this.state !== "idle") this.#enter("joining");
     if (!error) return;
-    this.#publishing.fail(error);
+    this._publishing.fail(error);
     this._emit("end", error.code === "closed" ? undefined : error);
   }
 
@@ -277,7 +281,7 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
     else if (type === "joined") this.#onJoined(frame);
     else if (type === "userJoined" || type === "userLeft") this.#onPresence(frame);
     else if (type === "left") this.#onLeft();
-    this.#settle();
+    this._settle();
   }
 
   // ------------------------------------------------------------------------------------------- membership
@@ -290,132 +294,114 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
       this.#isJoinDue = false;
       if (this.state === "idle") return;
       this._wire.connection._start();
-      this.#join();
+      this._join();
     });
   }
 
-  #join(): void {
-    if (this._wire.connection.state !== "connected" || this.#isReloading) return;
-    const turn = ++this.#joinTurn;
+  /** @internal */
+  _join(): void {
+    if (this._wire.connection.state !== "connected" || this._reloading) return;
+    const turn = ++this._joinTurn;
     this._clock.clearTimeout(this.#joinTimer);
-    this.#isCounting = false;
-    const since = this.#offset;
-    const place = since === null ? { last: this.#options.last } : { since, epoch: this.#epoch };
-    this.#ask("join", { atOnce: true }, (joined) => {
-      if (turn !== this.#joinTurn) return;
+    this._isCounting = false;
+    const since = this._offset;
+    const place = since === null ? { last: this._options.last } : { since, epoch: this._epoch };
+    this._ask("join", { atOnce: true }, (joined) => {
+      if (turn !== this._joinTurn) return;
       this.#joinAttempt = 0;
+      if (this.state === "refused") this.#enter("joining");
       this.#onJoined(joined);
-      this.#settle();
+      this._settle();
     }, (error, { retryAfterMs }) => {
-      if (turn !== this.#joinTurn) return;
+      if (turn !== this._joinTurn) return;
       this.#onNoMember();
       this.error = error;
       if (!mayRetry(error.code)) return this.#onRefused(error);
       this.#enter("joining");
-      this.#publishing.pump();
-      this.#joinTimer = this._clock.setTimeout(() => this.#join(), retryAfterMs ?? backoffMs(this.#joinAttempt++, this._clock.random));
+      this._publishing.pump();
+      this.#joinLater(retryAfterMs);
     }, { ...place, presence: this.#isWatched(), echo: this.#echo });
+  }
+
+  #joinLater(ms = backoffMs(this.#joinAttempt++, this._clock.random)): void {
+    this.#joinTimer = this._clock.setTimeout(() => this._join(), ms);
   }
 
   #onJoined(frame: Frame): void {
     const { offset: head, epoch, recovered, reason, members, truncated, count } = frame;
-    this.#isCounting = true;
+    this._isCounting = true;
     this.error = undefined;
     if (members) this.#show(presenceOf(frame));
     // Only an answer to this very question counts those who are not named.
     if (truncated && !count) this.presence().then((present) => this.#show(present), ignore);
-    if (!recovered && this.#offset !== null) return this.#onGap(reason ?? "epoch", head, epoch);
-    this.#gaps = 0;
+    if (!recovered && this._offset !== null) return this.#onGap(reason ?? "epoch", head, epoch);
+    this._gaps = 0;
     this.head = head;
-    this.#epoch = epoch;
-    if (this.#offset !== null) return;
+    this._epoch = epoch;
+    if (this._offset !== null) return;
     this.#readSince = this._clock.now();
     // With `last`, the first message tells where our part of the log begins.
-    if (!(this.#options.last && head)) this.#offset = head;
+    if (!(this._options.last && head)) this._offset = head;
   }
 
   #onRefused(error: CarillonError): void {
+    if (this.state === "refused") return;
     this.#enter("refused");
     this._emit("end", error);
-    this.#publishing.pump();
+    this._publishing.pump();
   }
 
   /** Unasked: a newer token does not open this room any more, or the server gave up. Asking again tells which. */
   #onLeft(): void {
-    if (!this.#isCounting) return; // The join that is on its way will tell.
+    if (!this._isCounting) return; // The join that is on its way will tell.
     this.#onNoMember();
     this.#enter("joining");
     this.#joinSoon();
   }
 
   #onNoMember(): void {
-    this.#joinTurn += 1;
-    this.#isCounting = false;
+    this._joinTurn += 1;
+    this._isCounting = false;
     this._clock.clearTimeout(this.#joinTimer);
   }
 
-  /** Messages are gone. Finds out which, tells, and goes on with what is left. */
+  /** Messages are gone. What comes now comes again. */
   #onGap(reason: "trimmed" | "epoch", head: number, epoch: string): void {
-    const after = this.#offset!;
-    this.#isCounting = false; // What comes now comes again.
-    const isLast = ++this.#gaps > GAPS_MAX;
-    const turn = this.#joinTurn;
-    const goOn = (before = head + 1) => turn === this.#joinTurn && this.#goOn({ room: this.name, reason, after, before, epoch }, isLast);
-    if (isLast) goOn();
-    else if (reason === "epoch") goOn(1);
-    else this.#ask("history", {}, ({ messages }) => goOn(messages[0]?.offset), () => goOn(), { after, limit: 1 });
+    const turn = this._joinTurn;
+    this._isCounting = false;
+    import("./gap.js").then(({ report }) => turn === this._joinTurn && report(this, reason, head, epoch), () => this.#joinLater());
   }
 
-  #goOn(gap: Gap, isLast: boolean): void {
-    this.#publishing.onGap();
-    if (gap.reason === "epoch") this.#early.clear();
-    this.#offset = gap.before - 1;
-    this.#epoch = gap.epoch;
-    this._emit("gap", gap);
-    // From the head on: that is what a member gets whose resume could not be honoured.
-    this.#isCounting = isLast;
-    if (isLast) this.head = this.#offset;
-    else if (this.#options.reload) this.#reload(gap, this.#options.reload);
-    else this.#join();
-  }
-
-  #reload(gap: Gap, reload: NonNullable<RoomOptions["reload"]>): void {
-    this.#isReloading = true;
-    const goOn = (position: Position | void) => {
-      // Leaving ends a reload. The connection may have come and gone meanwhile: that does not.
-      if (!this.#isReloading) return;
-      this.#isReloading = false;
-      if (position) ({ offset: this.#offset, epoch: this.#epoch } = position);
-      this.#join();
-    };
-    void (async () => reload(gap))().then(goOn, () => goOn());
+  /** @internal */
+  _failed(message: string): void {
+    this.error = new CarillonError("reload_failed", message);
   }
 
   // --------------------------------------------------------------------------------------------- counting
 
   #onStored(frame: Frame): void {
     // Whatever it is a repeat of, or whatever comes later again: a key is a key. Only one's own messages have one.
-    const publish = this.#publishing.settleKey(frame.key, frame);
-    if (!this.#isCounting) return;
+    const publish = this._publishing.settleKey(frame.key, frame);
+    if (!this._isCounting) return;
     const { offset, epoch } = frame;
-    if (offset === 1 && epoch && epoch !== this.#epoch) {
+    if (offset === 1 && epoch && epoch !== this._epoch) {
       // The room begins another life before our eyes.
-      if (this.#offset) return this.#onGap("epoch", 1, epoch);
-      this.#epoch = epoch;
+      if (this._offset) return this.#onGap("epoch", 1, epoch);
+      this._epoch = epoch;
     }
-    this.#offset ??= offset - 1;
-    if (offset <= this.#offset) return;
-    if (offset > this.#offset + 1) return this.#join();
-    if (publish) this.#early.set(offset, this.#toOwn(publish, frame));
-    else if (frame.type === "own" && !this.#early.has(offset)) return this.#fetch();
-    else if (frame.type !== "own") this.#early.set(offset, this.#toMessage(frame));
+    this._offset ??= offset - 1;
+    if (offset <= this._offset) return;
+    if (offset > this._offset + 1) return this._join();
+    if (publish) this._early.set(offset, this.#toOwn(publish, frame));
+    else if (frame.type === "own" && !this._early.has(offset)) return this.#fetch();
+    else if (frame.type !== "own") this._early.set(offset, this.#toMessage(frame));
     this.#countEarly();
   }
 
   /** @internal */
   _isOpen(): boolean {
     // What can't be joined for now, for one without a grant for its history over the fallback, can be written to all the same.
-    return this.state !== "joining" || Boolean(this.error);
+    return this._wire.connection.state === "connected" && (this.state !== "joining" || Boolean(this.error));
   }
 
   /** @internal */
@@ -427,56 +413,57 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
   /** @internal */
   _onStored(publish: Publish, ack: Frame): void {
     const { offset, duplicate } = ack;
-    if (this.#offset === null) return;
-    if (offset > this.#offset) {
-      this.#early.set(offset, this.#toOwn(publish, ack));
+    if (this._offset === null) return;
+    if (offset > this._offset) {
+      this._early.set(offset, this.#toOwn(publish, ack));
       this.#countEarly();
-      if (offset === 1 && !this.#epoch) this.#learnEpoch();
-    } else if (!duplicate && this.#isCounting) {
+      if (offset === 1 && !this._epoch) this.#learnEpoch();
+    } else if (!duplicate && this._isCounting) {
       // Only another life of the room can give out an offset for the second time.
-      this.#join();
+      this._join();
     }
-    this.#settle();
+    this._settle();
   }
 
   #countEarly(): void {
-    for (let next; this.#isCounting && (next = this.#early.get(this.#offset! + 1)); ) this.#count(next);
+    for (let next; this._isCounting && (next = this._early.get(this._offset! + 1)); ) this.#count(next);
   }
 
   #count(message: Message<never>): void {
-    this.#offset = message.offset;
+    this._offset = message.offset;
     this.head = Math.max(this.head, message.offset);
-    this.#early.delete(message.offset);
+    this._early.delete(message.offset);
+    this.#isHeard ||= this._has("message");
     this._emit("message", message);
   }
 
   /** One's own messages of an earlier life of this app come without payload: this part is read from the history. */
   #fetch(): void {
-    this.#isCounting = false;
-    const turn = ++this.#joinTurn;
+    this._isCounting = false;
+    const turn = ++this._joinTurn;
     const goOn = (messages: Frame["messages"]) => {
-      if (turn !== this.#joinTurn) return;
-      for (const message of messages) if (message.offset > this.#offset!) this.#count(this.#toMessage(message as Frame));
-      this.#join();
+      if (turn !== this._joinTurn) return;
+      for (const message of messages) if (message.offset > this._offset!) this.#count(this.#toMessage(message as Frame));
+      this._join();
     };
-    this.#ask("history", {}, ({ messages }) => goOn(messages), () => {
+    this._ask("history", {}, ({ messages }) => goOn(messages), () => {
       // Not allowed to read: as a member it may be told its own messages like all others.
       this.#echo = true;
       goOn([]);
-    }, { after: this.#offset, limit: HISTORY_LIMIT_MAX });
+    }, { after: this._offset, limit: HISTORY_LIMIT_MAX });
   }
 
   /** Who writes a room's first message is not sent it, and so learns the name of its life by asking. */
   #learnEpoch(): void {
-    const learn = ({ epoch }: Frame) => void (this.#epoch ||= epoch);
-    this.#ask("history", {}, learn, ignore, { limit: 1 });
+    const learn = ({ epoch }: Frame) => void (this._epoch ||= epoch);
+    this._ask("history", {}, learn, ignore, { limit: 1 });
   }
 
-  /** Up to date: what waits to be published may go. */
-  #settle(): void {
-    if (this.state !== "joining" || !this.#isCounting || this.#offset === null || this.#offset < this.head) return;
+  /** @internal Up to date: what waits to be published may go. */
+  _settle(): void {
+    if (this.state !== "joining" || !this._isCounting || this._offset === null || this._offset < this.head) return;
     this.#enter("live");
-    this.#publishing.pump();
+    this._publishing.pump();
   }
 
   #toOwn({ key, text }: Publish, frame: Frame): Message<never> {

@@ -5,7 +5,7 @@ import type { Clock } from "./clock.js";
 
 /**
  * A token, or a function that gets one from your backend. `null` says that there is none any more (signed out): the
- * connection stops. A promise that rejects is tried again, as a connection that fails is.
+ * connection stops. A promise that rejects, and a text that is no token, are tried again, as a connection that fails is.
  */
 export type TokenSource = string | (() => string | null | Promise<string | null>);
 
@@ -16,6 +16,8 @@ const RENEW_BEFORE_MS = 60_000;
 /** A token that this clock takes for over and the server does not: the clock is wrong, and must not make a storm. */
 const WRONG_CLOCK_MS = 30_000;
 
+const JWT = /^[\w-]+\.[\w-]+\.[\w-]+$/;
+
 /** Timers beyond this would fire at once: their delay is a signed number of 32 bits. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
 
@@ -25,25 +27,30 @@ export class Token {
   /** Counts what was dropped: an answer to a question from before is not taken. */
   #turn = 0;
 
-  constructor(
-    public source: TokenSource,
-    private readonly clock: Clock,
-  ) {}
+  declare source: TokenSource;
+  #clock: Clock;
+
+  constructor(source: TokenSource, clock: Clock) {
+    this.source = source;
+    this.#clock = clock;
+  }
 
   /** Whether there is a way to another one. */
   get renewable(): boolean {
     return typeof this.source === "function";
   }
 
-  /** The current token, or another one where that is over. */
-  async take(): Promise<string | null> {
+  /** The current token, or another one where that is over, or `isAnew` is wished. The current one stays until the next is there. */
+  async take(isAnew?: boolean): Promise<string | null> {
     if (typeof this.source !== "function") return this.source;
-    if (!this.#current || this.#endsAt - SPARE_MS <= this.clock.now()) {
+    if (isAnew || !this.#current || this.#endsAt - SPARE_MS <= this.#clock.now()) {
       const turn = this.#turn;
       const token = await this.source();
       if (turn !== this.#turn) return this.take();
+      // Hardly ever a wrong token, but the error page of a backend that is not well: it will be.
+      if (token !== null && !JWT.test(token)) throw "this is no token";
       this.#current = token;
-      this.#endsAt = endsAt(token, this.clock.now());
+      this.#endsAt = endsAt(token, this.#clock.now());
     }
     return this.#current;
   }
@@ -56,7 +63,7 @@ export class Token {
 
   /** How long to wait before it is renewed, for a token that the server says ends at `expiresAt`. */
   renewInMs(expiresAt: number): number {
-    const leftMs = Math.min(expiresAt, this.#endsAt || Infinity) - this.clock.now();
+    const leftMs = Math.min(expiresAt, this.#endsAt || Infinity) - this.#clock.now();
     return leftMs > 0 ? Math.min(Math.max(leftMs - RENEW_BEFORE_MS, leftMs * 0.8), TIMER_MAX_MS) : WRONG_CLOCK_MS;
   }
 }

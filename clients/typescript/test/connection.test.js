@@ -24,6 +24,20 @@ describe("the handshake", () => {
     assert.deepEqual([world.sockets.length, world.connection.state], [1, "connecting"]);
   });
 
+  it("that is swallowed is not waited for as long where there is another way, and that is taken at once", async () => {
+    for (const [passMs, isClosed] of [[6_000, false], [5_000, true]]) {
+      const asked = [];
+      const world = new World({ fallback: true, token: tokenOf({ sub: "ada" }), fetch: (url) => (asked.push([String(url), world.clock.time]), new Promise(() => {})) });
+      world.carillon.connect();
+      await world.clock.pass(passMs);
+      if (isClosed) world.socket.closes(1006);
+      for (let n = 0; n < 1_000 && !asked.length; n += 1) await world.clock.pass(0).then(() => new Promise((resolve) => setTimeout(resolve, 1)));
+      assert.deepEqual([world.connection.transport, world.sockets.length, world.sockets[0].isClosed || isClosed], ["sse", 1, true]);
+      assert.equal(asked[0][1] - 1_000_000_000_000, passMs);
+      world.carillon.close();
+    }
+  });
+
   it("is given up after ten seconds", async () => {
     const world = new World();
     world.carillon.connect();
@@ -413,9 +427,50 @@ describe("a token", () => {
     assert.match(world.connection.error.message, /the backend is away/);
   });
 
+  const PAGE = "<html><h1>502 Bad Gateway</h1></html>";
+
+  it("that is an error page is asked for again, with backoff, and is never shown", async () => {
+    const given = [PAGE, "", undefined, "two.parts", tokenOf({ sub: "ada" })];
+    let asked = 0;
+    const world = new World({ token: async () => given[asked++] });
+    world.carillon.connect();
+    await settled();
+    assert.deepEqual([world.connection.state, world.connection.error.code, world.sockets.length], ["waiting", "unavailable", 0]);
+    for (const ms of [500, 1_000, 2_000, 4_000]) await world.clock.pass(ms);
+    await world.connected();
+    assert.deepEqual([asked, world.sockets.map(shown)], [5, [given[4]]]);
+  });
+
+  it("that can't be had for its renewal is asked for again, and the old one is good meanwhile", async () => {
+    let world;
+    const { tokens, issue } = backend(() => world, 100);
+    let answers = () => issue();
+    world = new World({ token: () => answers() });
+    await world.connected({ expiresAt: world.clock.time + 100_000 });
+    answers = () => PAGE;
+    const seconds = async (count) => {
+      for (let n = 0; n < count; n += 1) {
+        await world.clock.pass(1_000);
+        world.socket.says({ type: "pong" });
+      }
+    };
+    await seconds(82);
+    answers = () => Promise.reject(new Error("the backend is away"));
+    await seconds(3);
+    assert.deepEqual([world.connection.state, world.socket.of("refresh").length], ["connected", 0]);
+    await world.broken();
+    assert.equal(shown(world.socket), tokens[0], "it has 15 s left");
+    world.socket.says({ type: "refreshed", ref: 0 });
+    answers = () => issue();
+    world.carillon.refresh();
+    await settled();
+    assert.deepEqual(world.socket.of("refresh").map(({ token }) => token), [tokens[1]]);
+    assert.deepEqual(world.states.filter((state) => state === "stopped"), []);
+  });
+
   it("that never comes is asked for again", async () => {
     let asked = 0;
-    const world = new World({ token: () => (asked += 1) === 1 ? new Promise(() => {}) : "t1" });
+    const world = new World({ token: () => (asked += 1) === 1 ? new Promise(() => {}) : "h.t1.s" });
     world.carillon.connect();
     await world.clock.pass(10_000);
     assert.equal(world.connection.state, "waiting");
@@ -431,10 +486,10 @@ describe("a token", () => {
     const world = new World({ token: () => ((asked += 1), new Promise((resolve) => (give = resolve))) });
     world.carillon.connect();
     await world.clock.pass(10_000);
-    give("late");
+    give("h.late.s");
     await settled();
     await world.clock.pass(500);
-    assert.deepEqual([asked, shown(world.socket)], [1, "late"]);
+    assert.deepEqual([asked, shown(world.socket)], [1, "h.late.s"]);
   });
 
   it("may be changed while an older one is on its way, or shown", async () => {
@@ -442,14 +497,14 @@ describe("a token", () => {
     const world = new World({ token: () => new Promise((resolve) => (give = resolve)) });
     world.carillon.connect();
     await settled();
-    world.carillon.refresh(() => "new");
+    world.carillon.refresh(() => "h.new.s");
     await settled();
-    give("old");
+    give("h.old.s");
     await settled();
-    assert.deepEqual(world.sockets.map(shown), ["new"]);
+    assert.deepEqual(world.sockets.map(shown), ["h.new.s"]);
     world.carillon.refresh("newer");
     await settled();
-    assert.deepEqual(world.sockets.map((socket) => [shown(socket), socket.isClosed]), [["new", true], ["newer", false]]);
+    assert.deepEqual(world.sockets.map((socket) => [shown(socket), socket.isClosed]), [["h.new.s", true], ["newer", false]]);
     await world.connected();
     await world.clock.pass(30_000);
     assert.equal(world.socket.protocols[1], "carillon.token.newer");
@@ -460,16 +515,16 @@ describe("a token", () => {
     const world = new World({ token: () => new Promise((resolve) => (give = resolve)) });
     world.carillon.connect();
     await settled();
-    give("first");
+    give("h.first.s");
     await world.connected();
     world.carillon.refresh();
     await settled();
     const giveOld = give;
-    world.carillon.refresh(() => "new");
+    world.carillon.refresh(() => "h.new.s");
     await settled();
-    giveOld("old");
+    giveOld("h.old.s");
     await settled();
-    assert.equal(world.socket.last("refresh").token, "new");
+    assert.equal(world.socket.last("refresh").token, "h.new.s");
   });
 
   it("null says that the user has signed out", async () => {

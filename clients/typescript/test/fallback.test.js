@@ -21,7 +21,8 @@ class FakeServer {
     const asked = { path: pathname, query: Object.fromEntries(searchParams), rooms: searchParams.getAll("room"), method, headers, body: body && JSON.parse(body) };
     this.asked.push(asked);
     const found = this.answers[`${method} ${pathname}`] ?? this.answers[pathname];
-    const answer = await (typeof found === "function" ? found(asked) : found);
+    const isAborted = new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
+    const answer = await Promise.race([typeof found === "function" ? found(asked) : found, isAborted]);
     if (answer === undefined && pathname === "/events") return this.#feed(asked, signal);
     if (answer === undefined) throw new TypeError("fetch failed");
     const [status, text] = Array.isArray(answer) ? answer : [200, answer];
@@ -158,7 +159,8 @@ it("a WebSocket that is let through and says nothing is a blocked one", async ()
     await calm();
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
-  assert.deepEqual([world.connection.state, world.connection.transport, world.sockets.length], ["connected", "sse", 3]);
+  assert.deepEqual([world.connection.state, world.connection.transport, world.sockets.length], ["connected", "sse", 2]);
+  assert.ok(world.clock.time - 1_000_000_000_000 <= 11_000, "one attempt tells enough");
   assert.ok(world.sockets.every(({ isClosed }) => isClosed));
   const { feed } = server;
   for (let n = 0; n < 4; n += 1) {
@@ -166,7 +168,7 @@ it("a WebSocket that is let through and says nothing is a blocked one", async ()
     await world.clock.pass(10_000);
     await calm();
   }
-  assert.equal(world.sockets.length, 4);
+  assert.equal(world.sockets.length, 3);
   assert.ok(world.socket.isClosed, "nor does the next one stay open");
   world.carillon.close();
 });
@@ -362,10 +364,63 @@ describe("publishing", () => {
   it("goes one by one, in order", async () => {
     const { server, room } = await blocked();
     let offset = 0;
-    server.answers["POST /rooms/lobby/messages"] = async () => (await calm(), [201, { room: "lobby", offset: ++offset, id: `id-${offset}`, ts: 1 }]);
-    const places = await Promise.all(["a", "b", "c"].map((payload) => room.publish(payload)));
-    assert.deepEqual(places.map(({ offset }) => offset), [1, 2, 3]);
-    assert.deepEqual(server.asked.filter(({ method }) => method === "POST").map(({ body }) => body.payload), ["a", "b", "c"]);
+    const open = [];
+    server.answers["POST /rooms/lobby/messages"] = () => new Promise((resolve) => open.push(resolve));
+    const places = Promise.all(["a", "b", "c"].map((payload) => room.publish(payload)));
+    const posted = () => server.asked.filter(({ method }) => method === "POST").map(({ body }) => body.payload);
+    for (const so of [["a"], ["a", "b"], ["a", "b", "c"]]) {
+      await calm();
+      assert.deepEqual(posted(), so, "the next one is not asked for before the last one is answered");
+      open.pop()([201, { room: "lobby", offset: ++offset, id: `id-${offset}`, ts: 1 }]);
+    }
+    assert.deepEqual((await places).map(({ offset }) => offset), [1, 2, 3]);
+  });
+
+  it("that is refused for now is not overtaken by what waits behind it", async () => {
+    const { server, room, world } = await blocked();
+    const log = [];
+    let refusals = 1;
+    server.answers["POST /rooms/lobby/messages"] = ({ body: { payload } }) => {
+      if (payload === "b" && refusals-- > 0) return [429, { code: "rate_limited", detail: "", retryAfterMs: 40 }];
+      return [201, { room: "lobby", offset: log.push(payload), id: `id-${log.length}`, ts: 1 }];
+    };
+    const published = ["a", "b", "c", "d"].map((payload) => outcomeOf(room.publish(payload)));
+    for (let n = 0; n < 5; n += 1) {
+      await calm();
+      await world.clock.pass(10);
+    }
+    await calm();
+    assert.deepEqual([log, published.map(({ value }) => value?.offset)], [["a", "b", "c", "d"], [1, 2, 3, 4]]);
+  });
+
+  it("that is not answered in time ends the connection, says why, and is repeated with its key", async () => {
+    const { server, room, world } = await blocked();
+    let answer = () => new Promise(() => {});
+    server.answers["POST /rooms/lobby/messages"] = () => answer();
+    const published = outcomeOf(room.publish("mine", { key: "k" }));
+    await calm();
+    await world.clock.pass(8_999);
+    assert.equal(world.connection.state, "connected");
+    await world.clock.pass(1);
+    await calm();
+    assert.equal(world.connection.state, "waiting");
+    assert.match(world.connection.error.message, /no answer within 9 s .*six connections/);
+    answer = () => [201, { room: "lobby", offset: 1, id: "id-1", ts: 1 }];
+    for (let n = 0; n < 50 && published.state === "waiting"; n += 1) {
+      await world.clock.pass(1_000);
+      await calm();
+    }
+    assert.equal(published.value?.offset, 1);
+    assert.deepEqual(server.asked.filter(({ method }) => method === "POST").map(({ body }) => body.key), ["k", "k"]);
+  });
+
+  it("and reading that are not answered in time: so does a history", async () => {
+    const { server, room, world } = await blocked();
+    server.answers["GET /rooms/lobby/messages"] = new Promise(() => {});
+    void room.history();
+    await calm();
+    await world.clock.pass(9_000);
+    assert.equal(world.connection.state, "waiting");
   });
 
   it("that no answer came for is repeated with its key", async () => {
@@ -526,6 +581,124 @@ it("WebSocket is looked for again, and taken when it is there", async () => {
   world.socket.says(message(2));
   assert.deepEqual([told.messages, told.gaps, room.state], [["2 m2"], [], "live"]);
   assert.ok(server.feed.isEnded);
+});
+
+describe("a tab that has no place for a feed", () => {
+  /** Web Locks of a browser in which other tabs hold the first four. */
+  function browser(test, { isFull = true } = {}) {
+    const held = new Set();
+    const locks = {
+      isFull,
+      request: async (name, _, hold) => {
+        if (locks.isFull || held.has(name)) return hold(null);
+        held.add(name);
+        await hold({ name });
+        held.delete(name);
+      },
+    };
+    Object.defineProperty(globalThis, "navigator", { value: { locks }, configurable: true, writable: true });
+    globalThis.document = new EventTarget();
+    test.after(() => {
+      delete globalThis.navigator;
+      delete globalThis.document;
+    });
+    return { locks, held };
+  }
+
+  it("reads its rooms now and then, publishes, and holds no connection", async (test) => {
+    browser(test);
+    const { server, world, room, told } = await blocked({ rooms: { lobby: [message(1)] } });
+    assert.deepEqual([world.connection.transport, world.connection.state, room.state], ["sse", "connected", "live"]);
+    assert.ok(server.feeds.every(({ isEnded }) => isEnded));
+    server.log("lobby", [message(1), message(2), message(3)]);
+    await world.clock.pass(2_000);
+    await calm();
+    assert.deepEqual(told.messages, ["2 m2", "3 m3"]);
+    server.answers["POST /rooms/lobby/messages"] = [201, { room: "lobby", offset: 4, id: "id-4", ts: 1 }];
+    assert.equal((await room.publish("mine", { key: "k" })).offset, 4);
+    server.log("lobby", [message(1), message(2), message(3), message(4, "mine", { sender: "ada", key: "k" }), message(5)]);
+    for (let n = 0; n < 60; n += 1) {
+      await world.clock.pass(2_000);
+      await calm();
+    }
+    assert.deepEqual([told.messages, world.connection.state], [["2 m2", "3 m3", "4 mine", "5 m5"], "connected"]);
+    assert.ok(server.feeds.every(({ isEnded }) => isEnded));
+  });
+
+  it("joins further rooms, and reads them, too", async (test) => {
+    browser(test);
+    const { server, world } = await blocked({ rooms: { lobby: [], other: [] } });
+    const other = world.carillon.room("other");
+    const seen = tellingOf(other);
+    for (let n = 0; n < 3; n += 1) await calm();
+    assert.equal(other.state, "live");
+    server.log("other", [message(1, "m1", { room: "other" })]);
+    await world.clock.pass(2_000);
+    await calm();
+    assert.deepEqual([seen.messages, other.position], [["1 m1"], { offset: 1, epoch: "e1" }]);
+    assert.ok(server.feeds.every(({ isEnded }) => isEnded));
+  });
+
+  it("finds out that a room began another life", async (test) => {
+    browser(test);
+    const { server, world, told } = await blocked({ rooms: { lobby: [message(1), message(2)] } });
+    server.log("lobby", [message(1, "anew")], "e2");
+    for (let n = 0; n < 20 && !told.messages.length; n += 1) {
+      await world.clock.pass(1_000);
+      await calm();
+    }
+    assert.deepEqual([told.gaps.map(({ reason }) => reason), told.messages], [["epoch"], ["1 anew"]]);
+  });
+
+  it("asks more slowly when the server says so", async (test) => {
+    browser(test);
+    const { server, world } = await blocked();
+    server.answers["GET /rooms/lobby/messages"] = [429, { code: "rate_limited", detail: "", retryAfterMs: 5_000 }];
+    await world.clock.pass(2_000);
+    await calm();
+    const { length } = server.asked;
+    await world.clock.pass(4_000);
+    await calm();
+    assert.deepEqual([world.connection.state, server.asked.length], ["connected", length]);
+    await world.clock.pass(1_000);
+    await calm();
+    assert.equal(server.asked.length, length + 1);
+  });
+
+  it("takes one that comes free, and gives it back in the end", async (test) => {
+    const { locks, held } = browser(test);
+    const { server, world, told } = await blocked();
+    locks.isFull = false;
+    await world.clock.pass(2_000);
+    await calm();
+    assert.deepEqual([held.size, server.feed.isEnded], [1, false]);
+    server.feed.write(block(message(1)));
+    await calm();
+    assert.deepEqual(told.messages, ["1 m1"]);
+    world.carillon.close();
+    await calm();
+    assert.equal(held.size, 0);
+  });
+});
+
+it("four tabs of a browser hold feeds, and a fifth does not", async (test) => {
+  const held = new Set();
+  const request = async (name, _, hold) => {
+    if (held.has(name)) return hold(null);
+    held.add(name);
+    await hold({ name });
+    held.delete(name);
+  };
+  Object.defineProperty(globalThis, "navigator", { value: { locks: { request } }, configurable: true, writable: true });
+  globalThis.document = new EventTarget();
+  test.after(() => {
+    delete globalThis.navigator;
+    delete globalThis.document;
+  });
+  const tabs = [];
+  for (let n = 0; n < 5; n += 1) tabs.push(await blocked());
+  assert.deepEqual(tabs.map(({ server }) => server.feed.isEnded), [false, false, false, false, true]);
+  for (const { world } of tabs) world.carillon.close();
 });
 
 it("who comes and goes is asked for", async () => {

@@ -72,10 +72,24 @@ describe("a publish", () => {
     await world.connected({ limits: { frameBytes: 1_000, rooms: 1, framesPerSecond: 50 } });
     const room = world.carillon.room("lobby");
     await assert.rejects(room.publish(undefined), { code: "bad_request" });
-    await assert.rejects(room.publish("é".repeat(400)), { code: "payload_too_large" });
-    void room.publish("e".repeat(400));
-    assert.equal(world.socket.of("broadcast").length, 1);
-    assert.ok(JSON.stringify(world.socket.last("broadcast")).length < 1_000);
+    void room.publish("", { key: "k" });
+    const around = JSON.stringify(world.socket.last("broadcast")).length;
+    await assert.rejects(room.publish("é".repeat((1_000 - around) / 2 + 1), { key: "k" }), { code: "payload_too_large" });
+    void room.publish("e".repeat(1_000 - around), { key: "k" });
+    assert.equal(JSON.stringify(world.socket.last("broadcast")).length, 1_000, "one of exactly the limit is sent");
+    assert.deepEqual([room.ephemeral("e".repeat(1_000)), room.ephemeral("e")], [false, true]);
+  });
+
+  it("that turns out to be too large once the limit is known rejects alone, and is never sent", async () => {
+    const world = new World();
+    const room = world.carillon.room("lobby");
+    const [before, large, after] = ["1", "e".repeat(2_000), "2"].map((payload) => outcomeOf(room.publish(payload)));
+    await world.connected({ limits: { frameBytes: 1_000, rooms: 1, framesPerSecond: 50 } });
+    assert.deepEqual([large.error?.code, large.error?.outcome, large.error?.publish.payload.length], ["payload_too_large", undefined, 2_000]);
+    assert.deepEqual(world.socket.of("broadcast").map(({ payload }) => payload), ["1", "2"]);
+    for (const [offset, { ref }] of world.socket.of("broadcast").entries()) world.socket.says({ ...ack(offset + 1), room: "lobby", ref });
+    await settled();
+    assert.deepEqual([before.value?.offset, after.value?.offset, world.connection.state], [1, 2, "connected"]);
   });
 
   it("that the server refuses rejects", async () => {
@@ -97,9 +111,81 @@ describe("a publish", () => {
     void room.publish(2);
     assert.equal(world.socket.of("broadcast").length, 1);
     await world.clock.pass(200);
-    assert.deepEqual(world.socket.of("broadcast").map(({ payload }) => payload), [1, 1, 2]);
-    assert.equal(world.socket.of("broadcast")[1].key, key);
+    assert.deepEqual(world.socket.of("broadcast").map(({ payload }) => payload), [1, 1]);
+    assert.equal(world.socket.last("broadcast").key, key);
     assert.equal(published.state, "waiting");
+    world.answer("broadcast", ack(1));
+    assert.equal(world.socket.last("broadcast").payload, 2);
+  });
+
+  it("that is refused for now takes all behind it along, in order", async () => {
+    const world = new World();
+    await world.connected();
+    const room = world.carillon.room("lobby");
+    const published = ["a", "b", "c", "d"].map((payload) => outcomeOf(room.publish(payload)));
+    const [a, b, c, d] = world.socket.of("broadcast");
+    const answer = ({ ref }, frame) => world.socket.says({ room: "lobby", ...frame, ref });
+    const refuse = (frame) => answer(frame, { type: "error", code: "rate_limited", message: "", retryAfterMs: 100 });
+    answer(a, ack(1));
+    refuse(b);
+    answer(c, ack(2)); // Its place came free just then.
+    await world.clock.pass(50);
+    refuse(d); // No longer of interest: it is sent again anyway, and does not put off the others.
+    await world.clock.pass(50);
+    const again = () => world.socket.of("broadcast").slice(4).map(({ payload }) => payload);
+    assert.deepEqual(again(), ["b"], "one at a time, so that what is refused again is not overtaken again");
+    refuse(world.socket.last("broadcast"));
+    await world.clock.pass(100);
+    assert.deepEqual(again(), ["b", "b"]);
+    answer(world.socket.last("broadcast"), ack(3));
+    assert.deepEqual(again(), ["b", "b", "d"]);
+    assert.equal(world.socket.last("broadcast").key, d.key);
+    answer(world.socket.last("broadcast"), ack(4));
+    await settled();
+    assert.deepEqual(published.map(({ value }) => value?.offset), [1, 3, 2, 4]);
+    for (const payload of ["e", "f"]) void room.publish(payload);
+    assert.deepEqual(again(), ["b", "b", "d", "e", "f"], "all that were held up are through, and it is as fast as before");
+  });
+
+  it("that is refused for good does not hold up the next, one at a time", async () => {
+    const world = new World();
+    await world.connected();
+    const room = world.carillon.room("lobby");
+    const [, second] = [1, 2, 3].map((payload) => outcomeOf(room.publish(payload)));
+    world.socket.says({ type: "error", room: "lobby", ref: world.socket.of("broadcast")[0].ref, code: "unavailable", message: "", retryAfterMs: 10 });
+    await world.clock.pass(10);
+    world.answer("broadcast", ack(1));
+    assert.equal(world.socket.last("broadcast").payload, 2);
+    world.answer("broadcast", { type: "error", code: "forbidden", message: "" });
+    await settled();
+    assert.deepEqual([second.error?.code, world.socket.last("broadcast").payload], ["forbidden", 3]);
+  });
+
+  it("goes out in order where the server's allowance is smaller than a second's worth", async () => {
+    const world = new World();
+    await world.connected({ limits: { frameBytes: 65_536, rooms: 1, framesPerSecond: 50, framesBurst: 10 } });
+    const room = world.carillon.room("lobby");
+    const log = [];
+    let tokens = 10, filledAt = world.clock.time;
+    for (let n = 0; n < 60; n += 1) void room.publish(n);
+    // A server with a burst of 10; an answer takes 30 ms.
+    let seen = 0;
+    for (let ms = 0; ms < 10_000 && log.length < 60; ms += 10) {
+      for (const { ref, payload } of world.socket.of("broadcast").slice(seen)) {
+        seen += 1;
+        tokens = Math.min(10, tokens + ((world.clock.time - filledAt) * 50) / 1_000);
+        filledAt = world.clock.time;
+        const isTaken = tokens >= 1;
+        if (isTaken) {
+          tokens -= 1;
+          log.push(payload);
+        }
+        const frame = isTaken ? ack(log.length) : { type: "error", code: "rate_limited", message: "", retryAfterMs: 20 };
+        world.clock.setTimeout(() => world.socket.says({ room: "lobby", ...frame, ref }), 30);
+      }
+      await world.clock.pass(10);
+    }
+    assert.deepEqual(log, Array.from({ length: 60 }, (_, n) => n));
   });
 
   it("whose outcome is unknown is repeated with its key", async () => {
@@ -194,6 +280,7 @@ describe("a publish in doubt", () => {
   it("may be lost in a gap: then nobody knows", async () => {
     const { world, published, rejoined } = await inDoubt(60 * MINUTE_MS);
     rejoined({ offset: 500, recovered: false, reason: "trimmed" });
+    await settled();
     world.answer("history", { type: "history", messages: [message(400)], more: true, epoch: "e1" });
     rejoined({ offset: 400 });
     world.socket.says(message(400));
@@ -207,6 +294,7 @@ describe("a publish in doubt", () => {
   it("in a gap that was short is repeated with its key", async () => {
     const { world, published, rejoined } = await inDoubt(30_000);
     rejoined({ offset: 500, recovered: false, reason: "trimmed" });
+    await settled();
     world.answer("history", { type: "history", messages: [], more: false, epoch: "e1" });
     rejoined({ offset: 500 });
     world.answer("broadcast", ack(42, { duplicate: true }));
@@ -340,7 +428,7 @@ describe("a publish that is rejected", () => {
 
   it("is none where only the token ended: it waits for the next one", async () => {
     let asked = 0;
-    const world = new World({ token: () => `t${(asked += 1)}` });
+    const world = new World({ token: () => `h.t${(asked += 1)}.s` });
     const { room } = await world.room("lobby", { head: 3 });
     const sent = outcomeOf(room.publish("sent"));
     await settled();
@@ -348,7 +436,7 @@ describe("a publish that is rejected", () => {
     const waits = outcomeOf(room.publish("waits"));
     await world.clock.pass(0);
     await world.connected();
-    assert.equal(world.socket.protocols[1], "carillon.token.t2");
+    assert.equal(world.socket.protocols[1], "carillon.token.h.t2.s");
     world.answer("join", { type: "joined", offset: 3, epoch: "e1", recovered: true });
     const [first, second] = world.socket.of("broadcast");
     world.socket.says({ ...ack(4), room: "lobby", ref: first.ref }, { ...ack(5), room: "lobby", ref: second.ref });
@@ -375,5 +463,6 @@ it("who writes the first message of another life finds that out", async () => {
   world.answer("broadcast", ack(1));
   assert.equal(world.socket.last("join").since, 9);
   world.answer("join", { type: "joined", offset: 1, epoch: "e2", recovered: false, reason: "epoch" });
+  await settled();
   assert.deepEqual(told.gaps.map(({ reason }) => reason), ["epoch"]);
 });

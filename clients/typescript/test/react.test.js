@@ -53,6 +53,27 @@ it("a room is joined once, shown once, and left when nobody shows it", async () 
   assert.equal(world.socket.of("leave").length, 1);
 });
 
+it("what one hook wishes holds, whichever came first", async () => {
+  const world = new World();
+  await world.connected();
+  const reloads = [];
+  const Wishes = ({ last, reload }) => `${useRoom(world.carillon, "lobby", { last, reload }).messages.length}`;
+  const Both = ({ isBoth }) => [
+    `${usePresence(world.carillon, "lobby")?.count ?? "?"} `,
+    h(Wishes, { key: 1, last: 7, reload: () => void reloads.push(1) }),
+    isBoth && h(Wishes, { key: 2, reload: () => void reloads.push(2) }),
+  ];
+  const page = await shown(Both, {});
+  await happens(() => {});
+  assert.equal(world.socket.last("join").last, 7);
+  await happens(() => world.answer("join", { type: "joined", offset: 0, epoch: "", recovered: true, members: [{ userId: "ada" }] }));
+  await page.render({ isBoth: true });
+  await happens(() => world.socket.says({ type: "joined", room: "lobby", offset: 1, epoch: "e2", recovered: false, reason: "epoch" }));
+  await happens(() => {});
+  assert.deepEqual([reloads, page.html()], [[2], "1 00"]);
+  await page.unmount();
+});
+
 it("two components share one list", async () => {
   const world = new World();
   await world.connected();

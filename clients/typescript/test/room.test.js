@@ -95,6 +95,30 @@ describe("joining", () => {
     assert.equal(room.state, "refused");
   });
 
+  it("that was refused is asked for again with a newer token", async () => {
+    const world = new World({ token: "narrow" });
+    const room = world.carillon.room("lobby", { last: 5 });
+    const told = [];
+    room.on("message", ({ offset }) => told.push(offset));
+    const ends = [];
+    room.on("end", ({ code }) => ends.push(code));
+    await world.connected();
+    const refuse = () => world.answer("join", { type: "error", code: "forbidden", message: "" });
+    refuse();
+    for (const isWide of [false, true]) {
+      const { length } = world.socket.of("join");
+      world.carillon.refresh("wider");
+      await settled();
+      world.answer("refresh", { type: "refreshed" });
+      assert.equal(world.socket.of("join").length, length + 1);
+      if (!isWide) refuse();
+      assert.deepEqual([room.state, ends], ["refused", ["forbidden"]]);
+    }
+    world.answer("join", { type: "joined", offset: 3, epoch: "e1", recovered: true });
+    world.socket.says(message(3), message(4));
+    assert.deepEqual([room.state, room.error, told], ["live", undefined, [3, 4]]);
+  });
+
   it("ends with `leave`, and begins anew after it", async () => {
     const world = new World();
     const { room, told } = await world.room("lobby", { head: 3 });
@@ -109,6 +133,65 @@ describe("joining", () => {
     world.answer("join", { type: "joined", offset: 9, epoch: "e1", recovered: true });
     world.socket.says(message(10));
     assert.deepEqual(told.messages, offsets(10, 10));
+  });
+});
+
+describe("options that somebody else brings later", () => {
+  it("hold for a join that is under way", async () => {
+    const world = new World();
+    await world.connected();
+    const room = world.carillon.room("lobby");
+    room.on("presence", () => {});
+    await settled();
+    const told = tellingOf(world.carillon.room("lobby", { last: 3 }));
+    await settled();
+    const [first, second] = world.socket.of("join");
+    assert.deepEqual([first.last, second.last, second.presence], [undefined, 3, true]);
+    world.socket.says({ type: "joined", room: "lobby", ref: first.ref, offset: 9, epoch: "e1", recovered: true, members: [] });
+    world.answer("join", { type: "joined", offset: 9, epoch: "e1", recovered: true, members: [] });
+    world.socket.says(message(7), message(8), message(9));
+    assert.deepEqual([told.messages, room.state], [offsets(7, 9), "live"]);
+  });
+
+  it("hold for a room where nobody was told a message", async () => {
+    for (const [options, asked] of [[{ last: 2 }, { last: 2 }], [{ since: { offset: 4, epoch: "e1" } }, { since: 4, epoch: "e1" }]]) {
+      const world = new World();
+      await world.connected();
+      world.carillon.room("lobby").on("presence", () => {});
+      await settled();
+      world.answer("join", { type: "joined", offset: 5, epoch: "e1", recovered: true, members: [] });
+      world.socket.says(message(6));
+      const told = tellingOf(world.carillon.room("lobby", options));
+      await settled();
+      const { last, since, epoch } = world.socket.last("join");
+      assert.deepEqual(JSON.parse(JSON.stringify({ last, since, epoch })), asked);
+      world.answer("join", { type: "joined", offset: 6, epoch: "e1", recovered: true, members: [] });
+      world.socket.says(message(5), message(6), message(7));
+      assert.deepEqual(told.messages, offsets(5, 7));
+    }
+  });
+
+  it("tell nothing anew to who was told already", async () => {
+    const world = new World();
+    const { told } = await world.room("lobby", { head: 5 });
+    world.socket.says(message(6));
+    world.carillon.room("lobby", { last: 50 });
+    await settled();
+    assert.equal(world.socket.of("join").length, 1);
+    world.socket.says(message(7));
+    assert.deepEqual(told.messages, offsets(6, 7));
+  });
+
+  it("have the room reload", async () => {
+    const world = new World();
+    await world.room("lobby", { head: 9 });
+    const reloaded = [];
+    world.carillon.room("lobby", { reload: ({ reason }) => void reloaded.push(reason) });
+    world.carillon.room("lobby");
+    await world.broken();
+    world.answer("join", { type: "joined", offset: 5, epoch: "e2", recovered: false, reason: "epoch" });
+    await settled();
+    assert.deepEqual(reloaded, ["epoch"]);
   });
 });
 
@@ -169,6 +252,7 @@ describe("a gap", () => {
     world.socket.says(message(2));
     await world.broken();
     world.answer("join", { type: "joined", offset: 90, epoch: "e1", recovered: false, reason: "trimmed" });
+    await settled();
     world.socket.says(message(91)); // Live already; it comes again with the rest.
     const { after, limit } = world.socket.last("history");
     assert.deepEqual({ after, limit }, { after: 2, limit: 1 });
@@ -185,6 +269,7 @@ describe("a gap", () => {
     const { told } = await world.room("lobby", { head: 2 });
     await world.broken();
     world.answer("join", { type: "joined", offset: 90, epoch: "e1", recovered: false, reason: "trimmed" });
+    await settled();
     world.answer("history", { type: "error", code: "forbidden", message: "" });
     world.answer("join", { type: "joined", offset: 91, epoch: "e1", recovered: true });
     world.socket.says(message(91));
@@ -196,6 +281,7 @@ describe("a gap", () => {
     const { told } = await world.room("lobby", { head: 9 });
     await world.broken();
     world.answer("join", { type: "joined", offset: 2, epoch: "e2", recovered: false, reason: "epoch" });
+    await settled();
     const { since, epoch } = world.socket.last("join");
     assert.deepEqual({ since, epoch }, { since: 0, epoch: "e2" });
     world.answer("join", { type: "joined", offset: 2, epoch: "e2", recovered: true });
@@ -207,6 +293,7 @@ describe("a gap", () => {
     const world = new World();
     const { told } = await world.room("lobby", { head: 9 });
     world.socket.says(message(1, "m1", { epoch: "e2" }), message(2));
+    await settled();
     world.answer("join", { type: "joined", offset: 2, epoch: "e2", recovered: true });
     world.socket.says(message(1, "m1", { epoch: "e2" }), message(2));
     assert.deepEqual(told.messages, offsets(1, 2));
@@ -217,6 +304,7 @@ describe("a gap", () => {
     const world = new World();
     const { told } = await world.room("lobby", { head: 9 });
     world.socket.says({ type: "joined", room: "lobby", offset: 1, epoch: "e2", recovered: false, reason: "epoch" });
+    await settled();
     world.answer("join", { type: "joined", offset: 1, epoch: "e2", recovered: true });
     world.socket.says(message(1, "m1", { epoch: "e2" }));
     assert.deepEqual([told.messages, told.gaps.length], [offsets(1, 1), 1]);
@@ -233,6 +321,7 @@ describe("a gap", () => {
     const { told } = await world.room("lobby", { head: 9, options: { reload } });
     await world.broken();
     world.answer("join", { type: "joined", offset: 5, epoch: "e2", recovered: false, reason: "epoch" });
+    await settled();
     world.socket.says(message(6));
     await world.broken(); // The connection comes and goes meanwhile.
     assert.equal(world.socket.of("join").length, 0);
@@ -245,17 +334,39 @@ describe("a gap", () => {
     assert.equal(gaps.length, 1);
   });
 
-  it("a reload that fails does not end the room", async () => {
+  it("a reload that fails is called again, and nothing is told before it worked", async () => {
     const world = new World();
-    const { told } = await world.room("lobby", { head: 9, options: { reload: () => {
-      throw new Error("the backend is away");
+    const attempts = [];
+    const { told, room } = await world.room("lobby", { head: 9, options: { reload: () => {
+      attempts.push(world.clock.time);
+      if (attempts.length < 3) throw new Error("the backend is away");
+      return { offset: 1, epoch: "e2" };
     } } });
     await world.broken();
-    world.answer("join", { type: "joined", offset: 1, epoch: "e2", recovered: false, reason: "epoch" });
+    world.answer("join", { type: "joined", offset: 2, epoch: "e2", recovered: false, reason: "epoch" });
     await settled();
-    world.answer("join", { type: "joined", offset: 1, epoch: "e2", recovered: true });
-    world.socket.says(message(1));
-    assert.deepEqual(told.messages, offsets(1, 1));
+    assert.deepEqual([room.state, room.error?.code, room.error?.message], ["joining", "reload_failed", "Error: the backend is away"]);
+    await world.broken(); // The connection comes and goes meanwhile.
+    assert.equal(world.socket.of("join").length, 0);
+    await world.clock.pass(500);
+    await world.clock.pass(1_000);
+    assert.deepEqual(attempts.map((time) => time - attempts[0]), [0, 500, 1_500]);
+    assert.equal(world.socket.last("join").since, 1);
+    world.answer("join", { type: "joined", offset: 2, epoch: "e2", recovered: true });
+    world.socket.says(message(2));
+    assert.deepEqual([told.messages, room.state, room.error], [offsets(2, 2), "live", undefined]);
+  });
+
+  it("a reload that fails is not called again once the room was left", async () => {
+    const world = new World();
+    let attempts = 0;
+    const { room } = await world.room("lobby", { head: 9, options: { reload: () => Promise.reject(new Error(`no ${(attempts += 1)}`)) } });
+    await world.broken();
+    world.answer("join", { type: "joined", offset: 2, epoch: "e2", recovered: false, reason: "epoch" });
+    await settled();
+    room.leave();
+    await world.clock.pass(60_000);
+    assert.equal(attempts, 1);
   });
 
   it("after gap after gap goes on from the head", async () => {
@@ -263,7 +374,10 @@ describe("a gap", () => {
     const { told, room } = await world.room("lobby", { head: 9 });
     await world.broken();
     const { length } = world.socket.of("join");
-    for (let n = 0; n < 4; n += 1) world.answer("join", { type: "joined", offset: 20, epoch: "e2", recovered: false, reason: "epoch" });
+    for (let n = 0; n < 4; n += 1) {
+      world.answer("join", { type: "joined", offset: 20, epoch: "e2", recovered: false, reason: "epoch" });
+      await settled();
+    }
     assert.equal(world.socket.of("join").length, length + 3);
     assert.equal(room.state, "live");
     world.socket.says(message(21));

@@ -58,6 +58,7 @@ const readers = {
     room.on("gap", (gap) => gaps.push(gap.reason));
     await world.connected();
     world.socket.says(answering(text, world.socket.last("join")));
+    await settled();
     assert.deepEqual(gaps, recovered || reason === "trimmed" ? [] : [reason]);
     if (recovered) assert.deepEqual([room.position, room.state], [{ offset, epoch }, "live"]);
     else assert.equal(world.socket.last(reason === "trimmed" ? "history" : "join").room, name);
