@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, ServerInfo};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -174,8 +174,8 @@ impl Nats {
 
         let client = options.connect(addresses).await.map_err(|error| bad_url(error.to_string()))?;
         let nats = Self { client, presence, overruns };
-        nats.wait_for_server(&url).await;
-        nats.check_server(&url)?;
+        let info = nats.wait_for_server(&url).await;
+        nats.check_server(&url, info)?;
         Ok(nats)
     }
 
@@ -215,24 +215,31 @@ impl Nats {
         self.presence.clone()
     }
 
-    async fn wait_for_server(&self, url: &Url) {
+    /// What the server told of itself, once there is one.
+    async fn wait_for_server(&self, url: &Url) -> ServerInfo {
         let mut presence = self.presence.clone();
-        loop {
-            let up = async {
-                // The event comes a moment before what the server told of itself is there.
-                while presence.wait_for(|presence| presence.is_up).await.is_ok() && self.client.try_server_info().is_none() {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+        let mut told = std::pin::pin!(async {
+            loop {
+                if presence.wait_for(|presence| presence.is_up).await.is_err() {
+                    // Nobody will tell any more, since the runtime ends: that is nothing to refuse a server for.
+                    return std::future::pending().await;
                 }
-            };
-            if tokio::time::timeout(STILL_WAITING_EVERY, up).await.is_ok() {
-                return;
+                // The event comes a moment before what the server told of itself is there.
+                match self.client.try_server_info() {
+                    Some(info) => return info,
+                    None => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
             }
-            tracing::warn!(%url, "still waiting for NATS");
+        });
+        loop {
+            match tokio::time::timeout(STILL_WAITING_EVERY, &mut told).await {
+                Ok(info) => return info,
+                Err(_) => tracing::warn!(%url, "still waiting for NATS"),
+            }
         }
     }
 
-    fn check_server(&self, url: &Url) -> Result<(), ConnectError> {
-        let info = self.client.server_info();
+    fn check_server(&self, url: &Url, info: ServerInfo) -> Result<(), ConnectError> {
         if !self.client.is_server_compatible(OLDEST_SERVER.0, OLDEST_SERVER.1, 0) {
             return Err(ConnectError::TooOld { url: url.clone(), found: info.version });
         }
@@ -349,6 +356,19 @@ mod tests {
         assert!(matches!(servers.login, Some(Login::User(user, password)) if user == "me" && password == "pass"));
         let url = Url::parse("nats://t0ken@a", &["nats"]).unwrap();
         assert!(matches!(Servers::parse(&url).unwrap().login, Some(Login::Token(token)) if token == "t0ken"));
+    }
+
+    /// A process that ended while it waited was told that the server of version "" is too old.
+    #[tokio::test]
+    async fn server_that_was_never_there_is_not_judged() {
+        // Nobody listens there.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let client = ConnectOptions::new().retry_on_initial_connect().connect(address.to_string()).await.unwrap();
+        let (present, presence) = watch::channel(Presence::default());
+        let nats = Nats { client, presence, overruns: Arc::default() };
+        drop(present);
+        let url = Url::parse("nats://a", &["nats"]).unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(50), nats.wait_for_server(&url)).await.is_err());
     }
 
     #[test]
