@@ -23,7 +23,7 @@ struct Entry {
     said: Option<(u32, u32)>,
     is_acked: bool,
     is_seen: bool,
-    /// It was repeated after a refusal: its order among its publisher's messages is the publisher's own doing.
+    /// See [`crate::unanswered::Sent`].
     is_repeated: bool,
 }
 

@@ -23,6 +23,7 @@ mod socket;
 mod tally;
 mod target;
 mod token;
+mod unanswered;
 mod wire;
 
 pub use args::Args;

@@ -1,12 +1,7 @@
 //! A publisher: speaks at intended times (or as fast as its window lets it), with a key on each message, and goes on after a lost
 //! connection with what was not acked, in the same order and under the same keys.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    rc::Rc,
-    sync::atomic::Ordering,
-    time::Duration,
-};
+use std::{collections::HashMap, rc::Rc, sync::atomic::Ordering, time::Duration};
 
 use tokio::time::{sleep, sleep_until};
 
@@ -16,6 +11,7 @@ use crate::{
     member::Frame,
     payload::Said,
     socket::{Heard, Socket},
+    unanswered::Unanswered,
 };
 
 /// What a publisher does.
@@ -41,23 +37,13 @@ pub(crate) struct Plan {
     pub(crate) comes_back: bool,
 }
 
-/// A message that was sent, and not acked yet.
-struct Sent {
-    said: Said,
-    room: u32,
-    is_repeated: bool,
-}
-
 struct Publisher {
     local: Rc<Local>,
     plan: Plan,
     start_ns: u64,
     serial: u64,
     numbers: HashMap<u32, u32>,
-    /// By serial number, which is the `ref` and the end of the key.
-    unacked: BTreeMap<u64, Sent>,
-    /// Refused for now: when to say it again.
-    again: BTreeMap<u64, u64>,
+    unanswered: Unanswered,
     text: Vec<u8>,
 }
 
@@ -77,14 +63,13 @@ pub(crate) async fn speak(local: Rc<Local>, plan: Plan) {
         start_ns,
         serial: 0,
         numbers: HashMap::new(),
-        unacked: BTreeMap::new(),
-        again: BTreeMap::new(),
+        unanswered: Unanswered::default(),
         text: Vec::new(),
     };
     tokio::select! {
         () = publisher.come_and_speak() => {}
         () = shared.over.cancelled() => {
-            let left = publisher.unacked.len();
+            let left = publisher.unanswered.len();
             publisher.local.fault(|| format!("{left} messages were never answered"));
         }
     }
@@ -142,16 +127,13 @@ impl Publisher {
 
     /// Whether all has been said and acked.
     async fn speak_here(&mut self, socket: &mut Socket) -> bool {
-        self.again.clear();
-        for serial in self.unacked.keys().copied().collect::<Vec<_>>() {
+        self.unanswered.on_lost();
+        for serial in self.unanswered.serials() {
             self.queue(socket, serial);
         }
         loop {
             let now_ns = self.now_ns();
-            while let Some((at_ns, serial)) = self.again.first_key_value().map(|(serial, at_ns)| (*at_ns, *serial))
-                && at_ns <= now_ns
-            {
-                self.again.remove(&serial);
+            while let Some(serial) = self.unanswered.poll_again(now_ns) {
                 self.queue(socket, serial);
             }
             let mut burst = 0;
@@ -162,15 +144,15 @@ impl Publisher {
             if socket.flush().await.is_err() {
                 return false;
             }
-            if self.is_done(now_ns) && self.unacked.is_empty() {
+            if self.is_done(now_ns) && self.unanswered.is_empty() {
                 return true;
             }
             if burst == BURST && self.plan.in_flight >= BURST * 2 {
                 tokio::task::yield_now().await;
             }
             let next_ns = match self.is_done(now_ns) || !self.has_room() {
-                true => self.again.values().min().copied(),
-                false => Some(self.next_ns().min(self.again.values().min().copied().unwrap_or(u64::MAX))),
+                true => self.unanswered.again_ns(),
+                false => Some(self.next_ns().min(self.unanswered.again_ns().unwrap_or(u64::MAX))),
             };
             let shared = self.local.shared.clone();
             let mut frames = Vec::new();
@@ -201,7 +183,7 @@ impl Publisher {
     }
 
     fn has_room(&self) -> bool {
-        self.unacked.len() < self.plan.in_flight
+        self.unanswered.len() < self.plan.in_flight
     }
 
     fn next_ns(&self) -> u64 {
@@ -218,7 +200,7 @@ impl Publisher {
         let time_ns = if self.plan.period_ns > 0 { self.next_ns() } else { now_ns };
         let said = Said { publisher: self.plan.number, number: self.numbers[&room], time_ns };
         self.serial += 1;
-        self.unacked.insert(self.serial, Sent { said, room, is_repeated: false });
+        self.unanswered.on_said(self.serial, said, room);
         if self.local.shared.is_ephemeral {
             self.local.shared.heads[room as usize].fetch_add(1, Ordering::Relaxed);
         }
@@ -231,7 +213,7 @@ impl Publisher {
     }
 
     fn queue(&mut self, socket: &mut Socket, serial: u64) {
-        let Some(sent) = self.unacked.get(&serial) else { return };
+        let Some(sent) = self.unanswered.get(serial) else { return };
         let shared = &self.local.shared;
         let text = &mut self.text;
         text.clear();
@@ -255,22 +237,21 @@ impl Publisher {
             "error" => {
                 let code = frame.code.as_deref().unwrap_or_default();
                 *self.local.tally().refused.entry(code.to_owned()).or_default() += 1;
-                let Some(sent) = self.unacked.get_mut(&serial) else { return };
-                sent.is_repeated = true;
                 if !matches!(code, "rate_limited" | "unavailable" | "internal") {
-                    self.unacked.remove(&serial);
-                    return self.local.fault(|| format!("a message was refused: {}", String::from_utf8_lossy(text)));
+                    if self.unanswered.take(serial).is_some() {
+                        self.local.fault(|| format!("a message was refused: {}", String::from_utf8_lossy(text)));
+                    }
+                    return;
                 }
                 let pause_ms = frame.retry_after_ms.unwrap_or(AGAIN_MS);
-                self.again.insert(serial, self.now_ns() + pause_ms * 1_000_000);
+                self.unanswered.on_refused(serial, self.now_ns() + pause_ms * 1_000_000);
             }
             _ => {}
         }
     }
 
     fn on_ack(&mut self, serial: u64, offset: u64, is_duplicate: bool) {
-        let Some(sent) = self.unacked.remove(&serial) else { return };
-        self.again.remove(&serial);
+        let Some(sent) = self.unanswered.take(serial) else { return };
         let (shared, now_ns) = (&self.local.shared, self.now_ns());
         shared.live.acked.fetch_add(1, Ordering::Relaxed);
         let mut tally = self.local.tally();
