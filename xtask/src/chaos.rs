@@ -4,6 +4,7 @@
 
 mod faults;
 mod network;
+pub(crate) mod owners;
 mod report;
 
 use std::fs::{self, File};
@@ -46,15 +47,8 @@ pub(crate) struct Args {
 const QUIET: (u64, u64) = (240, 40);
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let binaries = match &args.binaries {
-        Some(folder) => folder.clone(),
-        None => {
-            steps::run(&mut test::build_binaries())?;
-            PathBuf::from(test::carillon_binary()?).parent().context("a binary is in a folder")?.to_owned()
-        }
-    };
-    let place = Place::new(nats::find_or_fetch_server()?, binaries)?;
-    let mut world = place.world()?;
+    let place = Place::new("target/chaos", args.binaries.as_deref(), true)?;
+    let mut world = place.world(2)?;
     println!("up: {}", world.processes.iter().map(|it| format!("{} {}", it.name, it.pid())).collect::<Vec<_>>().join(", "));
     let load = place.load(args)?;
     let done = world.torment(args, load)?;
@@ -83,8 +77,17 @@ struct Place {
 const SECRET: &str = "a secret for one run of chaos, of 32 bytes and more";
 
 impl Place {
-    fn new(nats_server: PathBuf, binaries: PathBuf) -> Result<Self> {
-        let data = root().join("target/chaos");
+    /// Where nothing will be cut, no network is made.
+    fn new(folder: &str, binaries: Option<&Path>, is_cut: bool) -> Result<Self> {
+        let nats_server = nats::find_or_fetch_server()?;
+        let binaries = match binaries {
+            Some(folder) => folder.to_owned(),
+            None => {
+                steps::run(&mut test::build_binaries())?;
+                PathBuf::from(test::carillon_binary()?).parent().context("a binary is in a folder")?.to_owned()
+            }
+        };
+        let data = root().join(folder);
         if data.exists() {
             fs::remove_dir_all(&data).with_context(|| format!("could not empty {}", data.display()))?;
         }
@@ -102,7 +105,8 @@ impl Place {
         let [auth, first, second] = node()?;
         let [third, ..] = node()?;
         let names = ["nats-1", "nats-2", "nats-3", "fanout-1", "fanout-2"].map(str::to_owned).to_vec();
-        let network = Network::make(names).inspect_err(|why| println!("no network is cut here: {why}")).ok();
+        let make = || Network::make(names).inspect_err(|why| println!("no network is cut here: {why}")).ok();
+        let network = is_cut.then(make).flatten();
         Ok(Self { nats_server, binaries, data, network, nats, auth, gateways: [first, second, third] })
     }
 
@@ -130,7 +134,7 @@ impl Place {
         inside
     }
 
-    fn world(&self) -> Result<World> {
+    fn world(&self, fanouts: usize) -> Result<World> {
         let mut processes = Vec::new();
         let routes = self.nats_urls(|[_, route, _]| *route);
         for (number, [client, route, monitor]) in self.nats.iter().enumerate() {
@@ -154,7 +158,7 @@ impl Place {
         let mut auth = self.service("carillon-auth");
         auth.args([format!("--listen=127.0.0.1:{}", self.auth), "--admin-listen=127.0.0.1:0".to_owned()]);
         processes.push(Process::new("auth", auth, &self.data));
-        for number in 1..=2 {
+        for number in 1..=fanouts {
             let name = format!("fanout-{number}");
             let mut fanout = self.service("carillon-fanout");
             fanout.arg("--admin-listen=127.0.0.1:0");
@@ -192,18 +196,26 @@ impl Place {
     }
 
     fn load(&self, args: &Args) -> Result<Load> {
+        let mut words =
+            vec!["--rooms", "32", "--members", "3", "--publishers", "16", "--in-flight", "256", "--drop-every-ms", "10000"];
+        if let Some(what) = &args.swallow {
+            words.extend(["--swallow", what]);
+        }
+        let numbers =
+            [("--seconds", args.minutes * 60), ("--rate", args.rate), ("--pause-every-s", QUIET.0), ("--pause-s", QUIET.1)];
+        self.soak("load", &words, &numbers)
+    }
+
+    /// Begins a load that compares everything with everything; its report is `<name>.json`, and as text `<name>.log`.
+    fn soak(&self, name: &str, words: &[&str], numbers: &[(&str, u64)]) -> Result<Load> {
         let urls: Vec<String> = self.gateways.iter().map(|port| format!("ws://127.0.0.1:{port}")).collect();
         let mut load = Command::new(self.binaries.join("carillon"));
-        let (seconds, rate) = ((args.minutes * 60).to_string(), args.rate.to_string());
-        load.args(["load", "soak", "--rooms", "32", "--members", "3", "--publishers", "16", "--in-flight", "256"]);
-        load.args(["--seconds", &seconds, "--rate", &rate, "--drop-every-ms", "10000", "--settle", "120"]);
-        load.args(["--pause-every-s", &QUIET.0.to_string(), "--pause-s", &QUIET.1.to_string()]);
-        load.args(["--url", &urls.join(","), "--secret", SECRET]);
-        load.arg("--json").arg(self.data.join("load.json"));
-        if let Some(what) = &args.swallow {
-            load.args(["--swallow", what]);
+        load.args(["load", "soak", "--settle", "120", "--url", &urls.join(","), "--secret", SECRET]).args(words);
+        for (word, number) in numbers {
+            load.args([*word, &number.to_string()]);
         }
-        let out = File::create(self.data.join("load.log"))?;
+        load.arg("--json").arg(self.data.join(format!("{name}.json")));
+        let out = File::create(self.data.join(format!("{name}.log")))?;
         load.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         Ok(Load { child: load.spawn()?, started: Instant::now() })
     }

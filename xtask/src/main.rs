@@ -29,6 +29,8 @@ enum Command {
     Cluster,
     /// Run three NATS nodes, two fanouts, three gateways under load, and kill, stop, restart one after the other: nothing may be lost
     Chaos(chaos::Args),
+    /// Have partitions change hands under load (after an idle spell, with a full window of keys, as owners come and go): what it costs
+    Owners(chaos::owners::Args),
     /// Measure Carillon beside what it is compared with, and write docs/benchmarks/
     Bench(bench::Args),
     /// Seat a million members in one room, and see one broadcast reach them all
@@ -50,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test => test::run(&mut steps),
         Command::Ci => ci::run(&mut steps),
         Command::Chaos(args) => return chaos::run(&args),
+        Command::Owners(args) => return chaos::owners::run(&args),
         Command::Bench(args) => return bench::run(&args),
         Command::Million(args) => return bench::million::run(&args),
         Command::Rolling(args) => return rolling::run(&args),

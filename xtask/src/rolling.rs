@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// Members that are `socket.io-client`s
     #[arg(long, default_value_t = 1500)]
     socketio: usize,
+    /// Gateways, each of which is restarted
+    #[arg(long, default_value_t = 3)]
+    gateways: u16,
     /// Rooms that all of them are spread over
     #[arg(long, default_value_t = 100)]
     rooms: usize,
@@ -46,7 +49,6 @@ pub(crate) struct Args {
 
 const SECRET: &str = "a secret for one rolling restart, of 32 bytes";
 const PREFIX: &str = "rolling-";
-const GATEWAYS: u16 = 3;
 const FRONT: u16 = 17_080;
 /// Quiet before the first restart, between two, and behind the last one.
 const PAUSE: Duration = Duration::from_secs(8);
@@ -67,11 +69,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let mut swarm = Swarm::start(args)?;
     let began = Instant::now();
-    let seconds = GATEWAYS as u64 * (args.window_ms / 1000 + PAUSE.as_secs()) + 3 * PAUSE.as_secs();
+    let seconds = u64::from(args.gateways) * (args.window_ms / 1000 + PAUSE.as_secs()) + 3 * PAUSE.as_secs();
     let mut load = native(&binaries, args, seconds, &out)?;
     std::thread::sleep(PAUSE);
     let mut restarts = Vec::new();
-    for number in 0..GATEWAYS as usize {
+    for number in 0..usize::from(args.gateways) {
         let from = began.elapsed().as_secs_f64();
         site.restart(number)?;
         restarts.push((from, began.elapsed().as_secs_f64()));
@@ -155,12 +157,12 @@ impl Site {
                 ],
             )
         };
-        let gateways = (0..GATEWAYS).map(gateway).collect::<Result<_>>()?;
+        let gateways = (0..args.gateways).map(gateway).collect::<Result<_>>()?;
         // A gateway that closes connections as it drains has not failed: a front that took it so would have none left, and a browser
         // that is told 502 comes no more. The next one is tried instead.
         let front = data.join("nginx.conf");
         let servers: String =
-            (0..GATEWAYS).map(|number| format!("server 127.0.0.1:{} max_fails=0;", FRONT + 10 + number)).collect();
+            (0..args.gateways).map(|number| format!("server 127.0.0.1:{} max_fails=0;", FRONT + 10 + number)).collect();
         fs::write(
             &front,
             format!(
