@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "carillon/engineio/v1/engineio.proto",
         "carillon/socketio/v1/record.proto",
         "carillon/status/v1/status.proto",
+        "carillon/survey/v1/survey.proto",
     ];
     let messages = protox::compile(messages, ["."])?;
     prost_build::Config::new().bytes(["."]).compile_fds(messages)?;

@@ -10,10 +10,12 @@ pub mod grants;
 pub mod lease;
 pub mod link;
 pub mod outbox;
+mod pace;
 pub mod partition;
 pub mod rate;
 pub mod rooms;
 pub mod session;
+pub mod survey;
 
 /// A moment, as the driver saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

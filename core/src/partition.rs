@@ -14,6 +14,7 @@ mod repeats;
 mod retention;
 mod ring;
 mod rings;
+mod survey;
 mod sweep;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -29,7 +30,7 @@ use carillon_proto::{
 };
 use prost::Message as _;
 
-use crate::{Now, link::PAGE_BYTES};
+use crate::{Now, link::PAGE_BYTES, pace::Pace};
 use links::{Links, Opening};
 use presence::{Change, Presence, Question};
 use repeats::{Known, Outcome, Repeats};
@@ -209,6 +210,7 @@ pub struct Partition {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all rooms are ready, nearly all of the time
 enum Room {
     /// The head was asked for, or the room is being emptied (and what else is known of it is kept); what came meanwhile
     /// waits in order.
@@ -224,6 +226,13 @@ impl Room {
         match self {
             Self::Ready(room) => Some(room),
             Self::Loading { kept, .. } => kept.as_deref_mut(),
+        }
+    }
+
+    fn seen(&self) -> Option<&ReadyRoom> {
+        match self {
+            Self::Ready(room) => Some(room),
+            Self::Loading { kept, .. } => kept.as_deref(),
         }
     }
 }
@@ -243,6 +252,7 @@ struct ReadyRoom {
     ring_turn: u64,
     routes: Vec<GatewayId>,
     presence: Presence,
+    pace: Pace,
     /// Its history is to go once nothing is under way in it; what came meanwhile waits in order.
     erasing: Option<Vec<(Asker, up::Item)>>,
 }
@@ -409,6 +419,7 @@ impl Partition {
             ring_turn: 0,
             routes: Vec::new(),
             presence: Presence::default(),
+            pace: Pace::default(),
             erasing: None,
         };
         self.open_room(room, ready, now);
@@ -530,6 +541,7 @@ impl Partition {
         }
         let room = ready(&mut self.rooms, &name);
         if publish.ephemeral {
+            room.pace.add(now.mono_ms);
             let message = Message {
                 room: publish.room,
                 ts: now.unix_ms,
@@ -628,6 +640,7 @@ impl Partition {
         let through = self.acked();
         let room = ready(&mut self.rooms, &name);
         room.head = message.offset;
+        room.pace.add(now.mono_ms);
         // The answer first: were it lost with the message still told, the sender would see a later message before it.
         for (asker, publish, duplicate) in waiting {
             let told = Published {

@@ -18,7 +18,6 @@ mod joining;
 mod owner;
 mod presence;
 mod receiving;
-mod survey;
 mod turns;
 
 use std::collections::{BTreeMap, HashMap};
@@ -40,8 +39,6 @@ use crate::{
 use history::{Histories, History};
 use owner::{Owner, Pending};
 use presence::Known;
-use survey::Pace;
-pub use survey::View;
 use turns::Turns;
 
 /// One connection of this gateway: a place, and which of its tenants.
@@ -234,7 +231,6 @@ struct Room {
     /// Members that want to be told who comes and goes; while there are any, who is there.
     watchers: u32,
     known: Option<Box<Known>>,
-    pace: Pace,
 }
 
 /// 16 bytes; a room of a thousand walks a thousand of them per message.

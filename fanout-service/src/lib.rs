@@ -26,6 +26,8 @@ pub use owner::{Counters, Held};
 pub struct Fanout {
     /// Where messages are kept.
     pub log: Arc<dyn Log>,
+    /// What admins are told this process is called; one life of it.
+    pub id: Arc<str>,
     /// The way to the gateways.
     pub bus: Arc<dyn Bus>,
     /// Where it is kept who owns which partition.
@@ -68,8 +70,10 @@ impl Fanout {
             tells_presence: hooks.is_some(),
             ..partition::Config::default()
         };
+        let id = uuid::Uuid::new_v4().simple().to_string();
         Ok(Self {
             log,
+            id: id[..8].into(),
             bus,
             buckets,
             is_sole: false,

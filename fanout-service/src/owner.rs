@@ -22,6 +22,7 @@ use carillon_proto::{
     lease::{self, Lease, Owner},
     link::{UpBatch, down_subject, up_subject},
     log::{self, Record},
+    survey,
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered, stream::FuturesUnordered};
 use prost::Message as _;
@@ -137,8 +138,8 @@ async fn hold(fanout: &Fanout, partition: PartitionId, tenure: &Tenure) -> Ended
         };
         let (lost, tail_was_lost) = match taken {
             Ok(None) => return Ended::Lost,
-            Ok(Some(Taken { rules, generation, inbox, queue })) => {
-                let mut driver = Driver::new(fanout, partition, tenure, rules, generation, inbox);
+            Ok(Some(Taken { rules, generation, inbox, questions, queue })) => {
+                let mut driver = Driver::new(fanout, partition, tenure, rules, generation, (inbox, questions));
                 driver.queue = queue;
                 let ended = driver.drive().await;
                 fanout.counters.partitions[partition.index()].generation.store(0, Ordering::Relaxed);
@@ -184,7 +185,9 @@ async fn tenure_ends(phase: &mut watch::Receiver<Phase>) -> Ended {
 /// read, so that nothing can come between what was read and what is appended. `None` if the lease was lost meanwhile.
 async fn take(fanout: &Fanout, partition: PartitionId, tenure: &Tenure) -> Result<Option<Taken>, LogError> {
     let started = Instant::now();
-    let inbox = fanout.bus.subscribe(&up_subject(partition)).await.map_err(|error| LogError::Unavailable(error.to_string()))?;
+    let hear =
+        async |subject: &str| fanout.bus.subscribe(subject).await.map_err(|error| LogError::Unavailable(error.to_string()));
+    let (inbox, questions) = (hear(&up_subject(partition)).await?, hear(survey::QUESTIONS).await?);
     let opened = fanout.log.open(partition).await?;
     let mut lease = tenure.lease().await;
     if lease.incarnation != opened.incarnation || opened.found < lease.acked {
@@ -231,7 +234,7 @@ async fn take(fanout: &Fanout, partition: PartitionId, tenure: &Tenure) -> Resul
             Some(loaded.map_err(|error| LogError::Unavailable(error.to_string()))?)
         }
     };
-    Ok(Some(Taken { rules, generation: lease.generation, inbox, queue }))
+    Ok(Some(Taken { rules, generation: lease.generation, inbox, questions, queue }))
 }
 
 /// A partition that was taken.
@@ -239,6 +242,7 @@ struct Taken {
     rules: Partition,
     generation: u64,
     inbox: Subscription,
+    questions: Subscription,
     queue: Option<Queue>,
 }
 
@@ -271,6 +275,8 @@ struct Driver<'f> {
     rules: Partition,
     clock: Clock,
     inbox: Subscription,
+    /// What gateways ask for admins.
+    questions: Subscription,
     next_announce_ms: u64,
     appends: FuturesOrdered<BoxFuture<'static, Result<u64, AppendError>>>,
     /// When each of them began, and what is told of it, in the same order.
@@ -303,7 +309,7 @@ impl<'f> Driver<'f> {
         tenure: &'f Tenure,
         rules: Partition,
         generation: u64,
-        inbox: Subscription,
+        (inbox, questions): (Subscription, Subscription),
     ) -> Self {
         Self {
             fanout,
@@ -313,6 +319,7 @@ impl<'f> Driver<'f> {
             rules,
             clock: fanout.clock,
             inbox,
+            questions,
             next_announce_ms: 0,
             appends: FuturesOrdered::new(),
             began: VecDeque::new(),
@@ -368,6 +375,7 @@ impl<'f> Driver<'f> {
                     // What could not be named now will be in the next round.
                     self.rules.on_rooms(rooms.unwrap_or_default(), self.clock.now());
                 }
+                Some(question) = self.questions.next(), if leaves_at.is_none() => self.on_question(&question),
                 _ = tick.tick() => self.on_tick(),
             }
             // Before anything is said: a process that was stopped for a while finds out here.
@@ -382,6 +390,27 @@ impl<'f> Driver<'f> {
                 return DriveEnd::Tenure(Ended::GivenAway);
             }
         }
+    }
+
+    /// What an admin wants to see. Nobody's message waits for the answer but those of this partition: a walk over its rooms.
+    fn on_question(&self, question: &Bytes) {
+        let Ok(question) = survey::Question::decode(&question[..]) else { return };
+        let Some(subject) = survey::answers(&question.gateway).filter(|_| question.version == survey::VERSION) else { return };
+        let of = match question.of {
+            Some(survey::question::Of::Rooms(asked)) => {
+                self.rules.survey(&asked, self.clock.now()).map(survey::answer::Of::Rooms)
+            }
+            Some(survey::question::Of::Owners(_)) => Some(survey::answer::Of::Owner(survey::OwnerFound {
+                partition: self.partition.index() as u32,
+                generation: self.generation,
+                fanout: self.fanout.id.to_string(),
+                rooms: self.rules.rooms() as u64,
+            })),
+            _ => None,
+        };
+        let Some(of) = of else { return };
+        let answer = survey::Answer { version: survey::VERSION, number: question.number, of: Some(of) };
+        self.fanout.bus.publish(&subject, answer.encode_to_vec().into());
     }
 
     fn on_tick(&mut self) {

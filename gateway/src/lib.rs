@@ -96,8 +96,8 @@ impl Gateway {
         let rates = Arc::new(http::Rates::new(self.config.session.frames));
         let keys = Arc::new(KeptKeys::new(self.issuer.clone()));
         let forgetting = socketio::records::Forgetting::default();
-        let desk = desk::Desk::new(self.counters.clone(), self.config.shards);
-        let _telling = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(desk.clone().keep(self.bus.clone())));
+        let desk = desk::Desk::new(self.counters.clone(), self.config.shards, self.bus.clone());
+        let _telling = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(desk.clone().keep()));
         let mut shards = Vec::new();
         for number in 0..self.config.shards {
             let (gateway, listener, shutdown) = (self.clone(), listener.try_clone()?, shutdown.clone());

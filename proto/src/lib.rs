@@ -111,3 +111,21 @@ pub mod status {
     /// Where gateways hear of each other.
     pub const SUBJECT: &str = "gateways";
 }
+
+/// What a gateway asks all others for an admin: see `carillon/survey/v1/survey.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod survey {
+    include!(concat!(env!("OUT_DIR"), "/carillon.survey.v1.rs"));
+
+    /// The format of every question and answer; a reader ignores versions that it does not know.
+    pub const VERSION: u32 = 1;
+
+    /// Where owners and gateways hear what they are asked.
+    pub const QUESTIONS: &str = "survey";
+
+    /// Where the gateway process that asked hears the answers; `None` for what is no id of one.
+    pub fn answers(gateway: &str) -> Option<String> {
+        let is_id = (1..=64).contains(&gateway.len()) && gateway.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        is_id.then(|| format!("survey.{gateway}"))
+    }
+}

@@ -3,10 +3,13 @@
 //! Every figure is from a load whose members checked order and count. Writes `docs/benchmarks/`.
 
 mod contender;
+mod crowd;
 pub(crate) mod million;
 mod plot;
+pub(crate) mod presence;
 mod report;
 mod rows;
+mod watcher;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -35,6 +35,8 @@ enum Command {
     Bench(bench::Args),
     /// Seat a million members in one room, and see one broadcast reach them all
     Million(bench::million::Args),
+    /// Seat a large crowd in one room, kill a gateway, and see who is told what of whom
+    Presence(bench::presence::Args),
     /// Restart one gateway after the other under clients of all doors: nobody may miss or see anything twice
     Rolling(rolling::Args),
     /// Check licences, sources and bans of all dependencies, and advisories where they can be had
@@ -55,6 +57,7 @@ fn main() -> anyhow::Result<()> {
         Command::Owners(args) => return chaos::owners::run(&args),
         Command::Bench(args) => return bench::run(&args),
         Command::Million(args) => return bench::million::run(&args),
+        Command::Presence(args) => return bench::presence::run(&args),
         Command::Rolling(args) => return rolling::run(&args),
         Command::Deny => steps.run("deny", deny::check),
         Command::Deploy => steps.run("deploy", deploy::check),

@@ -1,4 +1,4 @@
-//! `carillon connections`: who is connected to a gateway.
+//! `carillon connections`: who is connected, to whichever gateway.
 
 use carillon_platform::service::Failure;
 
@@ -7,7 +7,7 @@ use super::{
     shown::{self, Shown, encoded},
 };
 
-/// Shows the connections of the gateway that answers; needs a token with the grant `admin`.
+/// Shows the connections of all gateways; needs a token with the grant `admin`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only those of this user
@@ -27,6 +27,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let Args { user, limit, json, server } = args;
     let query = format!("user={}&", encoded(&user));
     let columns = &[
+        ("GATEWAY", "gateway"),
         ("DOOR", "door"),
         ("ROOMS", "rooms"),
         ("OUTBOX", "outboxBytes"),

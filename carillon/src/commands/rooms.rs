@@ -1,4 +1,4 @@
-//! `carillon rooms`: the rooms with members at a gateway, most members first.
+//! `carillon rooms`: the rooms with members, most members first.
 
 use carillon_platform::service::Failure;
 
@@ -7,7 +7,7 @@ use super::{
     shown::{self, Shown, encoded},
 };
 
-/// Shows the rooms with members at the gateway that answers; needs a token with the grant `admin`.
+/// Shows the rooms with members, at whichever gateways; needs a token with the grant `admin`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only those whose names hold this

@@ -27,11 +27,12 @@ pub(super) struct Shown<'a> {
 pub(super) async fn run(server: &Server, shown: Shown<'_>) -> Result<(), Failure> {
     let Shown { what, query, limit, json, columns } = shown;
     let (mut lines, mut after) = (Vec::new(), String::new());
-    let mut count = Value::Null;
+    let (mut count, mut missing) = (Value::Null, Value::Null);
     while lines.len() < limit {
         let page = PAGE.min(limit - lines.len());
         let mut answer = server.get(&format!("/admin/api/{what}?{query}limit={page}{after}")).await?;
         count = answer["count"].take();
+        missing = answer["missing"].take();
         match answer[what].take() {
             Value::Array(found) => lines.extend(found),
             _ => return Err(Failure::world("the server says what no Carillon says")),
@@ -40,6 +41,9 @@ pub(super) async fn run(server: &Server, shown: Shown<'_>) -> Result<(), Failure
             Some(next) => after = format!("&after={}", encoded(next)),
             None => break,
         }
+    }
+    if !missing.is_null() {
+        eprintln!("not all have answered: {missing} is missing");
     }
     let text = if json { lines.iter().map(|line| format!("{line}\n")).collect() } else { table(columns, &lines) };
     if !json && count.as_u64().is_some_and(|count| count > lines.len() as u64) {

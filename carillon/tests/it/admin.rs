@@ -1,25 +1,45 @@
 //! What an admin is shown: connections and rooms page by page, all gateways, why connections were closed. And who may see it.
 
+use std::{collections::BTreeMap, net::SocketAddr};
+
 use serde_json::Value;
 
 use crate::{
+    client::Dial,
     http::Call,
-    server::{PATIENCE, Server, Shape, run, unix_ms},
+    server::{Answer, PATIENCE, Server, Shape, run, unix_ms},
 };
 
 const ADMIN: &str = r#"[{"rooms":["*"],"can":["admin"]}]"#;
 
+async fn get_with(address: SocketAddr, path: &str, token: &str) -> Answer {
+    crate::server::ask(
+        address,
+        format!("GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"),
+    )
+    .await
+}
+
 async fn ask(server: &Server, path: &str) -> Value {
-    let answer = Call::new("GET", path).token(&server.token_for("root", ADMIN)).to(server).await;
+    ask_at(server, server.listen, path).await
+}
+
+async fn ask_at(server: &Server, address: SocketAddr, path: &str) -> Value {
+    let token = server.token_for("root", ADMIN);
+    let answer = get_with(address, path, &token).await;
     assert_eq!(answer.status, 200, "{path}: {}", answer.body);
     serde_json::from_str(&answer.body).unwrap()
 }
 
 /// Asks until the answer is as wanted: shards add up a few times a second.
 async fn until(server: &Server, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    until_at(server, server.listen, path, is_so).await
+}
+
+async fn until_at(server: &Server, address: SocketAddr, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let began = std::time::Instant::now();
     loop {
-        let answer = ask(server, path).await;
+        let answer = ask_at(server, address, path).await;
         if is_so(&answer) {
             return answer;
         }
@@ -121,7 +141,7 @@ async fn overview_tells_what_happens_and_why_connections_end() {
 async fn each_gateway_tells_of_all() {
     let server = Server::shaped(Shape::Cluster, &[]).await;
     let other = server.another_gateway("b").await;
-    let _ada = crate::client::Dial::to(other.listen).token(&server.token("ada")).connected().await;
+    let _ada = Dial::to(other.listen).token(&server.token("ada")).connected().await;
     let sum = |told: &Value| -> u64 {
         let gateways = told["gateways"].as_array().unwrap();
         gateways.iter().map(|gateway| gateway["connections"]["native"].as_u64().unwrap()).sum()
@@ -129,6 +149,55 @@ async fn each_gateway_tells_of_all() {
     let told =
         until(&server, "/admin/api/overview", |told| told["gateways"].as_array().unwrap().len() == 2 && sum(told) == 1).await;
     assert_eq!(told["gateway"], told["gateways"][0]["id"], "the one that answers is the first");
+}
+
+/// Each login with the permissions that it has in a deployment.
+#[tokio::test]
+async fn any_gateway_shows_what_all_of_them_hold() {
+    let server = Server::guarded().await;
+    let other = server.another_gateway("b").await;
+    let (mut ada, mut bob) = (server.connect("ada").await, Dial::to(other.listen).token(&server.token("bob")).connected().await);
+    let mut phone = Dial::to(other.listen).token(&server.token("ada")).client("phone").connected().await;
+    for client in [&mut ada, &mut bob, &mut phone] {
+        client.join("hall").await;
+    }
+    bob.join("hall:b").await;
+    bob.say("hall", 1).await;
+    let addresses = [server.listen, other.listen];
+    for address in addresses {
+        let told = until_at(&server, address, "/admin/api/rooms?prefix=hall", |it| it["rooms"][0]["members"] == 3).await;
+        assert_eq!(names(&told), ["hall", "hall:b"]);
+        let room = &told["rooms"][0];
+        assert_eq!((&room["users"], &room["head"], &told["count"]), (&2.into(), &1.into(), &2.into()));
+        assert!(told.get("missing").is_none(), "{told}");
+        let told = until_at(&server, address, "/admin/api/overview", |it| it["gateways"][1].is_object()).await;
+        assert_eq!(told["owners"].as_array().unwrap().len(), 16);
+        assert!(told["owners"][0]["fanout"].is_string() && told["owners"][0]["rooms"].is_u64(), "{told}");
+    }
+    // Page by page each of them once, whoever is asked for which page.
+    let (mut shown, mut after) = (BTreeMap::new(), String::new());
+    for turn in 0.. {
+        let page = ask_at(&server, addresses[turn % 2], &format!("/admin/api/connections?limit=1{after}")).await;
+        assert_eq!(page["count"], 3, "{page}");
+        for line in page["connections"].as_array().unwrap() {
+            let who = format!("{} {}", line["user"].as_str().unwrap(), line["client"].as_str().unwrap());
+            assert!(shown.insert(who, line["gateway"].as_str().unwrap().to_owned()).is_none(), "{page}");
+        }
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    let at: Vec<_> = shown.iter().map(|(who, gateway)| (who.split(' ').next().unwrap(), gateway)).collect();
+    assert_eq!((at.len(), at[0].0, at[1].0, at[2].0), (3, "ada", "ada", "bob"));
+    assert_eq!(shown["ada phone"], *at[2].1);
+    assert_eq!(ask(&server, "/admin/api/connections?user=ada").await["count"], 2);
+
+    // Who does not answer is named, for as long as it counts as there.
+    other.signal("STOP");
+    let told = until(&server, "/admin/api/connections", |it| it["missing"].is_array()).await;
+    assert_eq!((&told["missing"], &told["count"]), (&serde_json::json!([shown["ada phone"]]), &1.into()));
+    until(&server, "/admin/api/connections", |it| it.get("missing").is_none()).await;
+    other.signal("CONT");
+    until(&server, "/admin/api/connections", |it| it["count"] == 3).await;
 }
 
 #[tokio::test]
@@ -166,6 +235,7 @@ async fn commands_show_the_same() {
     assert_eq!((stdout.lines().count(), stderr.as_str()), (3, "2 of 4\n"));
     let (code, stdout, _) = asked(&["connections", "ada"]).await;
     assert!(code == Some(0) && stdout.lines().count() == 2 && stdout.ends_with("ada\n"), "{stdout}");
+    assert!(stdout.starts_with("GATEWAY "), "{stdout}");
     let ordinary = server.token("ada");
     let (code, _, stderr) = run(&["rooms", "--url", &url, "--token", &ordinary], &[]).await;
     assert!(code == Some(1) && stderr.contains("403"), "{stderr}");

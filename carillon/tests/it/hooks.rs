@@ -46,7 +46,7 @@ impl Receiver {
     }
 
     fn hooks(&self, types: &str) -> String {
-        format!(r#"[{{"url":"http://{}/hook?a=b","secret":"whsec_{KEY}","types":{types},"rooms":"chat:*"}}]"#, self.address)
+        format!("[{}]", hook(self.address, types))
     }
 
     async fn stop(self) {
@@ -73,6 +73,10 @@ impl Receiver {
             sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+fn hook(address: SocketAddr, types: &str) -> String {
+    format!(r#"{{"url":"http://{address}/hook?a=b","secret":"whsec_{KEY}","types":{types},"rooms":"chat:*"}}"#)
 }
 
 async fn serve(socket: TcpStream, heard: Heard, left: Arc<Mutex<usize>>) -> Option<()> {
@@ -108,6 +112,17 @@ fn text<'v>(told: &'v Value, name: &str) -> &'v str {
     told["data"][name].as_str().unwrap_or_else(|| panic!("no {name} in {told}"))
 }
 
+/// How long the receiver is away: no time in CI, a minute or more by hand.
+fn outage() -> Duration {
+    let seconds = std::env::var("CARILLON_TEST_OUTAGE_S").map(|seconds| seconds.parse().unwrap());
+    Duration::from_secs(seconds.unwrap_or(0))
+}
+
+/// Repeats included.
+fn heard_all(receiver: &Receiver) -> usize {
+    receiver.heard.lock().unwrap().len()
+}
+
 #[tokio::test]
 async fn everything_is_told_although_the_receiver_and_the_server_are_killed() {
     let receiver = Receiver::start(ANY, Heard::default(), 5).await;
@@ -124,11 +139,13 @@ async fn everything_is_told_although_the_receiver_and_the_server_are_killed() {
     // It has broken off in the middle; then it is not there at all, and neither is the server.
     let (address, heard) = (receiver.address, receiver.heard.clone());
     receiver.stop().await;
+    sleep(outage()).await;
     server.kill_and_restart().await;
     let mut ada = server.connect("ada").await;
     ada.say("chat:1", r#"{"n":21}"#).await;
     let receiver = Receiver::start(address, heard, usize::MAX).await;
     let told = receiver.until(61).await;
+    assert!(heard_all(&receiver) > 61, "those that were broken off are told again");
     for room in rooms {
         let of_room: Vec<&Value> = told.iter().filter(|told| text(told, "room") == room).collect();
         for (at, told) in of_room.iter().enumerate() {
@@ -189,4 +206,30 @@ async fn killed_gateway_takes_its_users_offline_once() {
     let mut expected: Vec<String> = (1..20).map(|n| format!("user{n}")).collect();
     expected.sort();
     assert_eq!(gone, expected.iter().map(|user| ("user.offline", user.as_str())).collect::<Vec<_>>());
+}
+
+/// One takes its connections and never answers. The other one is told everything all the same.
+#[tokio::test]
+async fn slow_receiver_holds_up_nobody() {
+    const ROOMS: usize = 60;
+    let quick = Receiver::start(ANY, Heard::default(), usize::MAX).await;
+    let silent = TcpListener::bind(ANY).await.unwrap();
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let (address, holds) = (silent.local_addr().unwrap(), held.clone());
+    tokio::spawn(async move {
+        loop {
+            let asked = silent.accept().await.unwrap();
+            holds.lock().unwrap().push(asked);
+        }
+    });
+    let types = r#"["message.stored"]"#;
+    let hooks = format!("[{},{}]", hook(address, types), hook(quick.address, types));
+    let server = Server::with(&[("hooks", &hooks), ("limits.frames_burst", "1000")]).await;
+    let mut ada = server.connect("ada").await;
+    for room in 0..ROOMS {
+        ada.say(&format!("chat:{room}"), 1).await;
+    }
+    quick.until(ROOMS).await;
+    server.until_metric("carillon_hooks_queued", ROOMS as u64).await;
+    assert!(!held.lock().unwrap().is_empty(), "it was asked");
 }

@@ -172,6 +172,8 @@ impl Server {
         settings.insert(variable("auth.url"), format!("http://{}", auth.listen));
         let (fanout, front) = (start("fanout", &settings).await, start("gateway", &settings).await);
         let (listen, admin) = (front.listen, front.admin);
+        // For further gateways.
+        settings.insert(variable("nats.url"), format!("nats://gateway:pass-gateway@{}", nats.listen));
         Self { front, behind: Some(Behind { nats, auth, fanout }), listen, admin, settings, authority: authority(), folder }
     }
 

@@ -28,6 +28,8 @@ const MAX_NAMED: usize = 200;
 #[derive(Debug, Default)]
 pub(super) struct Presence {
     users: BTreeMap<Box<str>, User>,
+    /// Connections of all of them.
+    members: u64,
     /// Gateways with members that want to be told.
     pub(super) watchers: Vec<GatewayId>,
     /// Until then gateways come back, and what is known here is not the truth.
@@ -92,6 +94,11 @@ impl Presence {
         self.users.len() as u64
     }
 
+    /// Connections that are members, on all gateways together.
+    pub(super) fn members(&self) -> u64 {
+        self.members
+    }
+
     /// Whether a user is here, or may come back within the grace.
     pub(super) fn knows(&self, user: &str) -> bool {
         self.users.contains_key(user)
@@ -100,6 +107,7 @@ impl Presence {
     /// A connection became a member.
     pub(super) fn on_came(&mut self, gateway: GatewayId, user: &str, info: &str) -> Change {
         let is_new = !self.users.contains_key(user);
+        self.members += 1;
         let entry = self.users.entry(user.into()).or_default();
         if *entry.info != *info {
             entry.info = info.into();
@@ -139,6 +147,7 @@ impl Presence {
         let Some(entry) = self.users.get_mut(user) else { return Change::Nothing };
         let Some(index) = entry.connections.iter().position(|(at, _)| *at == gateway) else { return Change::Nothing };
         entry.connections[index].1 -= 1;
+        self.members -= 1;
         if entry.connections[index].1 == 0 {
             entry.connections.swap_remove(index);
         }
@@ -166,6 +175,7 @@ impl Presence {
         for (user, entry) in &mut self.users {
             let Some(index) = entry.connections.iter().position(|(at, _)| *at == gateway) else { continue };
             let (_, count) = entry.connections.swap_remove(index);
+            self.members -= u64::from(count);
             entry.drop_connections(count, now_ms);
             if entry.connections.is_empty() {
                 alone.push(user.clone());
@@ -223,11 +233,11 @@ mod tests {
         for gateway in [A, A, B] {
             presence.on_came(gateway, "ada", "");
         }
-        assert_eq!(presence.connections("ada"), 3);
+        assert_eq!((presence.connections("ada"), presence.members()), (3, 3));
         presence.on_went(A, "ada", false, 0);
         assert_eq!(presence.connections("ada"), 2);
         presence.on_gateway_gone(B, 0);
-        assert_eq!((presence.connections("ada"), presence.connections("bob")), (1, 0));
+        assert_eq!((presence.connections("ada"), presence.connections("bob"), presence.members()), (1, 0, 1));
     }
 
     #[test]

@@ -14,7 +14,6 @@ use super::{
     identity_hash,
     receiving::{outgoing, own},
     retry_later,
-    survey::Pace,
 };
 use crate::Now;
 
@@ -36,7 +35,6 @@ impl Rooms {
                     wishes: Vec::new(),
                     watchers: 0,
                     known: None,
-                    pace: Pace::default(),
                 };
                 let key = self.rooms.insert(room) as RoomKey;
                 self.names.insert(name.clone(), key);

@@ -69,11 +69,6 @@ pub(super) enum Heard {
 }
 
 impl Owner {
-    /// Of the owner that answers now; 0 if none does.
-    pub(super) fn generation(&self) -> u64 {
-        if self.is_open { self.generation } else { 0 }
-    }
-
     /// Something to say, after everything said before.
     pub(super) fn queue(&mut self, item: up::Item, now_ms: u64) {
         if !self.is_open {

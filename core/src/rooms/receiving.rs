@@ -24,7 +24,7 @@ impl Rooms {
         let mut run = (RoomKey::MAX, D::Shared::default());
         for item in batch.items.into_iter().filter_map(|down| down.item) {
             let is_sound = match item {
-                down::Item::Message(message) => self.on_message(&message, &mut run, now, doors),
+                down::Item::Message(message) => self.on_message(&message, &mut run, doors),
                 down::Item::Published(published) => self.on_published(partition, &published, doors),
                 down::Item::Attached(attached) => self.on_attached(&attached, now, doors),
                 down::Item::Page(page) => self.on_page(&page, now, doors),
@@ -65,7 +65,7 @@ impl Rooms {
 
     /// False if the message is not the next one of its room: the link has lied, which ends it.
     /// `run`: the room of the message before, and what its members share.
-    fn on_message<D: Doors>(&mut self, message: &Message, run: &mut (RoomKey, D::Shared), now: Now, doors: &mut D) -> bool {
+    fn on_message<D: Doors>(&mut self, message: &Message, run: &mut (RoomKey, D::Shared), doors: &mut D) -> bool {
         self.counts.deliveries_in += 1;
         let Some(key) = self.names.get(message.room.as_str()).copied() else { return true };
         let Some(out) = outgoing(message) else { return false };
@@ -99,7 +99,6 @@ impl Rooms {
         } else {
             *run = (key, D::Shared::default());
         }
-        self.rooms[key as usize].pace.add(now.mono_ms);
         self.deliver(key, message, &out, &mut run.1, doors);
         true
     }

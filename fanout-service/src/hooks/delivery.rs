@@ -105,7 +105,7 @@ impl Delivery {
         if key.starts_with(own) {
             freed.lock().push(key);
         }
-        self.waiting.take(1);
+        self.waiting.take(&entry.to);
         lane
     }
 
@@ -113,6 +113,8 @@ impl Delivery {
         let Some(receiver) = self.hooks.receiver(&entry.to) else {
             return Outcome::Gone("its receiver is none any more".to_owned());
         };
+        // Before the message is read: what waits for a slow receiver would be as large as all of its messages else.
+        let _turn = receiver.turns.acquire().await.expect("it is never closed");
         let told = match entry.kind() {
             Some(HookType::MessageStored) => match self.message(entry).await {
                 Ok(told) => told,
@@ -141,7 +143,6 @@ impl Delivery {
 }
 
 async fn post(receiver: &Receiver, told: Told) -> Outcome {
-    let _turn = receiver.turns.acquire().await.expect("it is never closed");
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (time, signature) = (now_s.to_string(), told.signature(receiver.hook.secret.expose(), now_s));
     let headers = [

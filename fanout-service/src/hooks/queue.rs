@@ -2,11 +2,8 @@
 //! tells what has changed in between.
 
 use std::{
-    collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use carillon_core::Now;
@@ -28,7 +25,7 @@ use super::{
 };
 use crate::{Fanout, RETRY};
 
-/// Entries of a partition that may wait, each some hundred bytes; further ones are dropped, and counted.
+/// Entries of a partition that may wait for one receiver, each some hundred bytes; further ones are dropped, and counted.
 const MOST: u64 = 100_000;
 
 /// So long after a partition was taken, who has not come back is gone: gateways notice a lost owner within three seconds, users have five to come back.
@@ -109,7 +106,7 @@ pub(crate) struct Queue {
     /// Rooms of which it has to be looked up whether what was told is still so.
     unsettled: Vec<RoomName>,
     settle_at_ms: Option<u64>,
-    /// Bounded by [`MOST`].
+    /// Bounded by [`MOST`], as all that is written is told.
     writes: mpsc::UnboundedSender<Write>,
     waiting: Waiting,
     _tasks: [AbortOnDropHandle<()>; 2],
@@ -118,29 +115,46 @@ pub(crate) struct Queue {
 /// Keys of this owner that are free again.
 pub(super) type Freed = Arc<Mutex<Vec<String>>>;
 
-/// How many entries wait in one queue, which all queues of a process add up to.
+/// How many entries wait in one queue for each receiver, which all queues of a process add up to.
 #[derive(Clone)]
 pub(super) struct Waiting {
-    own: Arc<AtomicU64>,
+    own: Arc<Mutex<HashMap<String, u64>>>,
     pub(super) counters: Arc<crate::Counters>,
 }
 
 impl Waiting {
-    fn add(&self, count: u64) {
-        self.own.fetch_add(count, Relaxed);
-        self.counters.hooks.queued.fetch_add(count, Relaxed);
+    fn new(counters: Arc<crate::Counters>) -> Self {
+        Self { own: Arc::default(), counters }
     }
 
-    pub(super) fn take(&self, count: u64) {
-        // One that ends after its queue finds nothing left.
-        let taken = self.own.fetch_update(Relaxed, Relaxed, |own| Some(own.saturating_sub(count))).unwrap_or(0).min(count);
-        self.counters.hooks.queued.fetch_sub(taken, Relaxed);
+    /// One more for this receiver; false, and it is none, if too many wait for that one. How many wait for others is nothing to it.
+    fn admit(&self, to: &str) -> bool {
+        let is_full = self.own.lock().get(to).is_some_and(|count| *count >= MOST);
+        if !is_full {
+            self.add(to);
+        }
+        !is_full
+    }
+
+    fn add(&self, to: &str) {
+        *self.own.lock().entry(to.to_owned()).or_default() += 1;
+        self.counters.hooks.queued.fetch_add(1, Relaxed);
+    }
+
+    /// One less. One that ends after its queue finds nothing left.
+    pub(super) fn take(&self, to: &str) {
+        let mut own = self.own.lock();
+        if let Some(count) = own.get_mut(to).filter(|count| **count > 0) {
+            *count -= 1;
+            self.counters.hooks.queued.fetch_sub(1, Relaxed);
+        }
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        self.waiting.take(u64::MAX);
+        let left = self.waiting.own.lock().drain().map(|(_, count)| count).sum();
+        self.waiting.counters.hooks.queued.fetch_sub(left, Relaxed);
     }
 }
 
@@ -168,7 +182,7 @@ impl Queue {
         left.sort_by(|(one, first), (other, second)| order(one, first).cmp(&order(other, second)));
         let (writes, written) = mpsc::unbounded_channel();
         let (deliveries, delivered) = mpsc::unbounded_channel();
-        let waiting = Waiting { own: Arc::default(), counters: fanout.counters.clone() };
+        let waiting = Waiting::new(fanout.counters.clone());
         let log: Arc<dyn Log> = fanout.log.clone();
         let freed = Freed::default();
         let own = (owner_prefix(partition, generation), freed.clone());
@@ -186,7 +200,7 @@ impl Queue {
                 _ => false,
             };
         }
-        waiting.add(left.len() as u64);
+        left.iter().for_each(|(_, entry)| waiting.add(&entry.to));
         let queue = Self {
             unsettled: Vec::new(),
             settle_at_ms: None,
@@ -304,14 +318,16 @@ impl Queue {
     }
 
     /// Gives each its place, as far as there is room.
-    fn place(&mut self, entries: Vec<Entry>) -> Vec<Placed> {
-        let count = entries.len() as u64;
-        if count > 0 && self.waiting.own.load(Relaxed) + count > MOST {
-            self.waiting.counters.hooks.dropped.fetch_add(count, Relaxed);
-            tracing::warn!(partition = %self.partition, "too many webhooks wait: what happens now is not told");
-            return Vec::new();
-        }
-        self.waiting.add(count);
+    fn place(&mut self, mut entries: Vec<Entry>) -> Vec<Placed> {
+        entries.retain(|entry| {
+            let is_admitted = self.waiting.admit(&entry.to);
+            if !is_admitted {
+                self.waiting.counters.hooks.dropped.fetch_add(1, Relaxed);
+                let (partition, to) = (self.partition, &entry.to);
+                tracing::warn!(%partition, to, "too many webhooks wait for this receiver: it is not told what happens now");
+            }
+            is_admitted
+        });
         let place = |entry| {
             self.entries += 1;
             let freed = self.freed.lock().pop();
@@ -362,5 +378,25 @@ pub(super) async fn insist<'k>(write: impl Fn() -> BoxFuture<'k, Result<(), KvEr
             }
             Err(error) => return tracing::error!(%error, "the bucket `hooks` can't be written"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_queue_of_one_receiver_is_nobody_elses() {
+        let waiting = Waiting::new(Arc::default());
+        let queued = || waiting.counters.hooks.queued.load(Relaxed);
+        assert!((0..MOST).all(|_| waiting.admit("slow")));
+        assert!(!waiting.admit("slow") && waiting.admit("quick"));
+        assert_eq!(queued(), MOST + 1);
+        waiting.take("slow");
+        assert!(waiting.admit("slow") && !waiting.admit("slow"));
+        waiting.take("nobody");
+        waiting.take("quick");
+        waiting.take("quick");
+        assert_eq!(queued(), MOST);
     }
 }

@@ -3,36 +3,35 @@
 
 use std::collections::BTreeMap;
 
+use carillon_core::survey::place;
 use carillon_platform::telemetry::BOUNDS_S;
-use carillon_proto::{codes::ErrorCode, status::Status};
+use carillon_proto::{
+    codes::ErrorCode,
+    status::Status,
+    survey::{Connection, ConnectionPlace, ConnectionsAsked, OwnerFound, Room, RoomPlace, RoomsAsked, Sort},
+};
 use http::{Request, StatusCode};
+use serde::Serialize;
 use serde_json::{Value, json as value};
 
 use super::{
     Front, Reply, others,
     reply::{Problem, json},
 };
-use crate::{
-    desk::{ConnectionLine, ConnectionPlace, ConnectionsAsked, RoomLine, RoomPlace, RoomsAsked, Sort},
-    upload::Upload,
-};
+use crate::{desk::Connections, upload::Upload};
 
 /// Lines of a page, and what may be asked for.
-const LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1000;
+const LIMIT: u32 = 100;
+const MAX_LIMIT: u32 = 1000;
 
 /// What each door is called here, in the order of the doors.
 const DOORS: [&str; 4] = ["native", "events", "request", "socketio"];
 
-/// `GET /admin/api/overview`: all gateways, and the owners as this one hears them.
+/// `GET /admin/api/overview`: all gateways, and the owners of all partitions.
 pub(super) async fn overview(front: &Front, request: &Request<Upload>) -> Result<Reply, Problem> {
     others::who(front, request.headers(), request.extensions()).await?;
     let gateways = front.desk.gateways();
-    let owners = front.desk.owners().await;
-    let owners: Vec<Value> = owners
-        .into_iter()
-        .map(|(partition, generation)| value!({ "partition": partition.index(), "generation": generation }))
-        .collect();
+    let owners: Vec<Value> = front.desk.owners().await.iter().map(owner).collect();
     let mut closes = BTreeMap::new();
     for close in gateways.iter().flat_map(|gateway| &gateway.closes) {
         *closes.entry((close.code, close.reason.as_str())).or_insert(0_u64) += close.count;
@@ -54,6 +53,10 @@ pub(super) async fn overview(front: &Front, request: &Request<Upload>) -> Result
         "closes": closes,
     });
     Ok(json(StatusCode::OK, body.to_string()))
+}
+
+fn owner(found: &OwnerFound) -> Value {
+    value!({ "partition": found.partition, "generation": found.generation, "fanout": found.fanout, "rooms": found.rooms })
 }
 
 fn gateway(status: &Status) -> Value {
@@ -112,30 +115,33 @@ fn quantile(buckets: &[u64], part: f64) -> Option<f64> {
     (count > 0).then_some(below_s * 1e3)
 }
 
-/// `GET /admin/api/connections?user=&after=&limit=`: those of this gateway.
+/// `GET /admin/api/connections?user=&after=&limit=`: those of all gateways.
 pub(super) async fn connections(front: &Front, request: &Request<Upload>) -> Result<Reply, Problem> {
     others::who(front, request.headers(), request.extensions()).await?;
     let asked = Asked::of(request);
     let after = asked.text("after").map(|text| connection_place(&text).ok_or_else(bad_cursor)).transpose()?;
-    let found = front.desk.connections(ConnectionsAsked { user: asked.text("user"), after, limit: asked.limit()? }).await;
-    let next = found.lines.last().filter(|_| found.more).map(|line| format!("{}.{}", line.place.0, line.place.1));
+    let asked = ConnectionsAsked { user: asked.text("user"), after, limit: asked.limit()? };
+    let Connections { found, missing } = front.desk.connections(asked).await;
+    let last = found.lines.last().filter(|_| found.more).and_then(|line| line.place.as_ref());
+    let next = last.map(|place| format!("{}.{}.{}", place.gateway, place.shard, place.index));
     let lines: Vec<Value> = found.lines.iter().map(connection).collect();
-    Ok(page("connections", front, found.count, lines, next))
+    Ok(page("connections", front, found.count, lines, next, &missing))
 }
 
-fn connection(line: &ConnectionLine) -> Value {
+fn connection(line: &Connection) -> Value {
     value!({
         "id": line.id,
+        "gateway": line.place.as_ref().map(|place| &place.gateway),
         "user": line.user,
         "client": line.client,
-        "door": DOORS[line.door],
+        "door": DOORS.get(line.door as usize),
         "rooms": line.rooms,
         "outboxBytes": line.outbox_bytes,
-        "since": u64::from(line.since_s) * 1000,
+        "since": line.since_s * 1000,
     })
 }
 
-/// `GET /admin/api/rooms?prefix=&search=&sort=&after=&limit=`: those with members at this gateway.
+/// `GET /admin/api/rooms?prefix=&search=&sort=&after=&limit=`: those with members, at whichever gateways.
 pub(super) async fn rooms(front: &Front, request: &Request<Upload>) -> Result<Reply, Problem> {
     others::who(front, request.headers(), request.extensions()).await?;
     let asked = Asked::of(request);
@@ -147,41 +153,49 @@ pub(super) async fn rooms(front: &Front, request: &Request<Upload>) -> Result<Re
     };
     let after = asked.text("after").map(|text| room_place(&text).ok_or_else(bad_cursor)).transpose()?;
     let (prefix, search) = (asked.text("prefix").unwrap_or_default(), asked.text("search").unwrap_or_default());
-    let found = front.desk.rooms(RoomsAsked { prefix, search, sort, after, limit: asked.limit()?, whole: false }).await;
-    let next = found.lines.last().filter(|_| found.more).map(|line| {
-        let (value, name) = sort.place(line);
-        format!("{value}.{name}")
+    let asked = RoomsAsked { prefix, search, sort: sort.into(), after, limit: asked.limit()? };
+    let (found, missing) = front.desk.rooms(asked).await;
+    let next = found.rooms.last().filter(|_| found.more).map(|line| {
+        let RoomPlace { value, room } = place(sort, line);
+        format!("{value}.{room}")
     });
-    let lines: Vec<Value> = found.lines.iter().map(room).collect();
-    Ok(page("rooms", front, found.count, lines, next))
+    let lines: Vec<Value> = found.rooms.iter().map(room).collect();
+    Ok(page("rooms", front, found.count, lines, next, &missing))
 }
 
-fn room(line: &RoomLine) -> Value {
+fn room(line: &Room) -> Value {
     value!({
         "room": line.room,
         "members": line.members,
+        "users": line.users,
         "head": line.head,
         "epoch": line.epoch,
         "rate": line.pace as f64 / 1000.0,
     })
 }
 
-fn page(name: &str, front: &Front, count: usize, lines: Vec<Value>, next: Option<String>) -> Reply {
+/// `missing`: who was asked, and did not answer in time.
+fn page(name: &str, front: &Front, count: u64, lines: Vec<Value>, next: Option<String>, missing: &[impl Serialize]) -> Reply {
     let mut body = value!({ "gateway": front.desk.id(), "count": count, name: lines });
     if let Some(next) = next {
         body["next"] = next.into();
+    }
+    if !missing.is_empty() {
+        body["missing"] = value!(missing);
     }
     json(StatusCode::OK, body.to_string())
 }
 
 fn connection_place(text: &str) -> Option<ConnectionPlace> {
-    let (shard, index) = text.split_once('.')?;
-    Some((shard.parse().ok()?, index.parse().ok()?))
+    let mut parts = text.split('.');
+    let gateway = parts.next()?.to_owned();
+    let place = ConnectionPlace { gateway, shard: parts.next()?.parse().ok()?, index: parts.next()?.parse().ok()? };
+    parts.next().is_none().then_some(place)
 }
 
 fn room_place(text: &str) -> Option<RoomPlace> {
-    let (value, name) = text.split_once('.')?;
-    Some((value.parse().ok()?, name.to_owned()))
+    let (value, room) = text.split_once('.')?;
+    Some(RoomPlace { value: value.parse().ok()?, room: room.to_owned() })
 }
 
 fn bad(why: &'static str) -> Problem {
@@ -206,7 +220,7 @@ impl Asked {
         Some(text.clone()).filter(|text| !text.is_empty())
     }
 
-    fn limit(&self) -> Result<usize, Problem> {
+    fn limit(&self) -> Result<u32, Problem> {
         let Some(text) = self.text("limit") else { return Ok(LIMIT) };
         text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| bad("`limit` is 1 to 1000"))
     }

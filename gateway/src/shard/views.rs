@@ -1,12 +1,13 @@
-//! What a shard shows an admin: its connections and rooms, looked at a piece at a time, so that messages pass in between.
+//! What a shard shows an admin: its connections, looked at a piece at a time, so that messages pass in between.
 
 use std::{cell::RefCell, rc::Rc};
 
+use carillon_proto::survey::{Connection, ConnectionPlace};
 use tokio::{sync::mpsc, task::yield_now};
 
 use super::Shard;
 use crate::{
-    desk::{Ask, Best, ConnectionLine, ConnectionsAsked, Found, RoomLine, RoomsAsked},
+    desk::{Ask, Found, is_shown_already},
     door::Door,
 };
 
@@ -16,17 +17,14 @@ const PIECE: usize = 512;
 /// Answers what is asked of this shard, one question after the other, for as long as it lives.
 pub(super) async fn answer(shard: Rc<RefCell<Shard>>, (number, mut asked): (usize, mpsc::Receiver<Ask>)) {
     while let Some(ask) = asked.recv().await {
+        let found = connections(&shard, number as u32, &ask).await;
         // Whoever has gone meanwhile wants no answer.
-        match ask {
-            Ask::Connections(asked, answer) => drop(answer.send(connections(&shard, number, &asked).await)),
-            Ask::Rooms(asked, answer) => drop(answer.send(rooms(&shard, &asked).await)),
-            Ask::Owners(answer) => drop(answer.send(shard.borrow().rooms.generations().collect())),
-        }
+        let _ = ask.answer.send(found);
     }
 }
 
-async fn connections(shard: &RefCell<Shard>, number: usize, asked: &ConnectionsAsked) -> Found<ConnectionLine> {
-    let mut found = Found { count: 0, lines: Vec::new(), more: false };
+async fn connections(shard: &RefCell<Shard>, number: u32, Ask { gateway, asked, .. }: &Ask) -> Found {
+    let mut found = Found::default();
     let mut place = Some(0);
     while let Some(from) = place {
         {
@@ -38,39 +36,26 @@ async fn connections(shard: &RefCell<Shard>, number: usize, asked: &ConnectionsA
                     return;
                 }
                 found.count += 1;
-                if asked.after.is_some_and(|after| (number, conn.index) <= after) {
+                if is_shown_already(asked, gateway, number, conn.index) {
                     return;
                 }
-                if found.lines.len() >= asked.limit {
+                if found.lines.len() >= asked.limit as usize {
                     found.more = true;
                     return;
                 }
-                found.lines.push(ConnectionLine {
-                    place: (number, conn.index),
+                found.lines.push(Connection {
+                    place: Some(ConnectionPlace { gateway: gateway.clone(), shard: number, index: conn.index }),
                     id: hub.id(conn),
                     user: user.to_owned(),
                     client: connection.session.client().as_str().to_owned(),
-                    door: connection.door.index(),
-                    rooms: rooms.rooms_of(conn).count(),
-                    outbox_bytes: connection.waiting_bytes(),
-                    since_s,
+                    door: connection.door.index() as u32,
+                    rooms: rooms.rooms_of(conn).count() as u32,
+                    outbox_bytes: connection.waiting_bytes() as u64,
+                    since_s: since_s.into(),
                 });
             });
         }
         yield_now().await;
     }
     found
-}
-
-async fn rooms(shard: &RefCell<Shard>, asked: &RoomsAsked) -> Found<RoomLine> {
-    let mut best = Best::new(asked);
-    let mut place = Some(0);
-    while let Some(from) = place {
-        {
-            let shard = shard.borrow();
-            place = shard.rooms.survey(from, PIECE, shard.now(), |view| best.add(view));
-        }
-        yield_now().await;
-    }
-    best.found()
 }

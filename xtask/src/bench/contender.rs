@@ -66,6 +66,8 @@ impl Place {
     fn pinned(core: &str, program: &std::path::Path) -> Command {
         let mut command = Command::new("taskset");
         command.args(["--cpu-list", core]).arg(program).current_dir(root()).env("CARILLON_JWT__SECRET", SECRET);
+        // It is for this task, and no setting of theirs.
+        command.env_remove("CARILLON_NATS_SERVER");
         command
     }
 
@@ -223,6 +225,11 @@ impl Running {
     /// Everyone goes to one gateway.
     pub(crate) fn keep_first_url(&mut self) {
         self.urls.truncate(1);
+    }
+
+    /// Kills a gateway of the cluster, by its place among the addresses.
+    pub(super) fn kill_gateway(&mut self, number: usize) {
+        self.processes[number].kill();
     }
 
     /// Messages that were given to NATS so far.

@@ -1,16 +1,14 @@
 //! `cargo xtask million`: so many authenticated members of one room on one machine, the clients included, and one broadcast that
 //! reaches all of them. A process has only so many descriptors, so there are many gateways, and for each a process of the load.
 
-use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Result, bail};
 
-use super::contender::{Place, Running, SECRET, http};
+use super::contender::{Place, Running, http};
+use super::crowd::{Crowd, Part, rss_kib, token, unix_ns};
 use super::{in_a_network_of_its_own, prepare};
 use crate::nats;
 use crate::steps::{self, root};
@@ -38,8 +36,6 @@ const SETTINGS: &[&str] =
     &["heartbeat.interval_ms=240000", "heartbeat.timeout_ms=120000", "gateway.shards=1", "limits.unauthenticated=16384"];
 /// Processes of the load that come at once.
 const AT_ONCE: usize = 4;
-/// Connections that one process of the load opens at once.
-const OPENING: usize = 8;
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.prepared {
@@ -53,16 +49,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     place.servers = format!("0-{}", cores - 1).leak();
     place.settings = SETTINGS;
     let cluster = place.cluster(args.members.div_ceil(args.per_gateway))?;
-    let idle_kib = rss_kib(&cluster);
+    // The first one watched is the fanout.
+    let gateways = &cluster.watched[1..];
+    let idle_kib = rss_kib(gateways);
     println!("{} gateways are up, {idle_kib} KiB of memory together", cluster.urls.len());
 
-    let (since_ns, began) = (unix_ns(), Instant::now());
-    let crowd = &mut Crowd::default();
-    crowd.seat(&place, &cluster, args, since_ns)?;
-    let (seated_s, full_kib) = (began.elapsed().as_secs_f64(), rss_kib(&cluster));
+    let began = Instant::now();
+    let mut crowd = Crowd::new(PREFIX);
+    seat(&mut crowd, &place, &cluster, args)?;
+    let (seated_s, full_kib) = (began.elapsed().as_secs_f64(), rss_kib(gateways));
     println!("{} members are in after {seated_s:.0} s; {full_kib} KiB", args.members);
 
-    let said_ns = publish(&cluster.urls[0], since_ns)?;
+    let said_ns = publish(&cluster.urls[0], crowd.since_ns())?;
     let reports = crowd.reports()?;
     let delivered: f64 = reports.iter().filter_map(|report| report["figures"]["delivered"].as_f64()).sum();
     let last_us = reports.iter().filter_map(|report| report["times"]["delivery"]["max"].as_f64()).fold(0.0, f64::max);
@@ -88,26 +86,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn unix_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
-}
-
-/// Memory of the gateways alone, files aside (proc(5), `statm`; 4 KiB a page).
-fn rss_kib(cluster: &Running) -> u64 {
-    let of = |pid: &u32| {
-        let memory = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-        let pages: Vec<u64> = memory.split_whitespace().filter_map(|pages| pages.parse().ok()).collect();
-        pages.get(1).zip(pages.get(2)).map_or(0, |(resident, of_files)| (resident - of_files) * 4)
-    };
-    // The first one watched is the fanout.
-    cluster.watched.iter().skip(1).map(of).sum()
+/// A few parts at once: were all of them to come together, the one fanout would get a hundredth of the processors.
+fn seat(crowd: &mut Crowd, place: &Place, cluster: &Running, args: &Args) -> Result<()> {
+    for (number, url) in cluster.urls.iter().enumerate() {
+        let first = number * args.per_gateway;
+        crowd.add(place, &Part { url, first, connections: args.per_gateway.min(args.members - first) })?;
+        if (number + 1).is_multiple_of(AT_ONCE) {
+            crowd.until_seated()?;
+        }
+    }
+    crowd.until_seated()
 }
 
 /// Says it, and when, nanoseconds of the crowd's clock.
 fn publish(url: &str, since_ns: u64) -> Result<u64> {
-    let mut command = Command::new(Place::binary("carillon"));
-    command.args(["token", "--sub", "speaker"]).env("CARILLON_JWT__SECRET", SECRET);
-    let token = steps::output(&mut command)?;
+    let token = token("speaker", &[])?;
     let host = url.trim_start_matches("http://");
     let said_ns = unix_ns() - since_ns;
     let body = format!(r#"{{"payload":"~0~1~{said_ns}~{}"}}"#, "x".repeat(80));
@@ -115,68 +108,8 @@ fn publish(url: &str, since_ns: u64) -> Result<u64> {
     let request = format!(
         "POST /rooms/{PREFIX}0/messages HTTP/1.0\r\nHost: {host}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\n\r\n{body}",
-        token.trim()
+        token
     );
     http(host, &request)?;
     Ok(said_ns)
-}
-
-/// The processes of the load.
-#[derive(Default)]
-struct Crowd {
-    parts: Vec<(Child, PathBuf)>,
-    /// What they say is read to its end, or they could not end well.
-    said: Vec<BufReader<ChildStdout>>,
-}
-
-impl Crowd {
-    /// A few parts at once: were all of them to come together, the one fanout would get a hundredth of the processors.
-    fn seat(&mut self, place: &Place, cluster: &Running, args: &Args, since_ns: u64) -> Result<()> {
-        for (number, url) in cluster.urls.iter().enumerate() {
-            let first = number * args.per_gateway;
-            let connections = args.per_gateway.min(args.members - first);
-            let json = place.data.join(format!("crowd-{number}.json"));
-            let log = File::create(place.data.join(format!("crowd-{number}.log")))?;
-            let mut command = Command::new(Place::binary("carillon"));
-            command.args(["load", "--url", url, "--prefix", PREFIX, "--opening", &OPENING.to_string(), "--settle", "600"]);
-            command.arg("--json").arg(&json).args(["crowd", "--since-ns", &since_ns.to_string()]);
-            command.args(["--connections", &connections.to_string(), "--first", &first.to_string()]);
-            command.env("CARILLON_JWT__SECRET", SECRET).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-            self.parts.push((command.spawn()?, json));
-            if self.parts.len().is_multiple_of(AT_ONCE) {
-                self.until_seated()?;
-            }
-        }
-        self.until_seated()
-    }
-
-    /// All that have begun.
-    fn until_seated(&mut self) -> Result<()> {
-        for (number, (part, _)) in self.parts.iter_mut().enumerate().skip(self.said.len()) {
-            let stdout = part.stdout.take().context("it was piped")?;
-            let (mut said, mut line) = (BufReader::new(stdout), String::new());
-            said.read_line(&mut line)?;
-            self.said.push(said);
-            if line.trim() != "seated" {
-                bail!("part {number} of the crowd: {line:?}; see its log");
-            }
-        }
-        Ok(())
-    }
-
-    fn reports(&mut self) -> Result<Vec<Value>> {
-        for (part, _) in &mut self.parts {
-            part.wait()?;
-        }
-        self.parts.iter().map(|(_, json)| Ok(serde_json::from_slice(&fs::read(json)?)?)).collect()
-    }
-}
-
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        for (part, _) in &mut self.parts {
-            let _ = part.kill();
-            let _ = part.wait();
-        }
-    }
 }
