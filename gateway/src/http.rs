@@ -5,6 +5,7 @@ mod admin;
 mod body;
 pub(crate) mod cors;
 mod others;
+mod pages;
 mod rates;
 pub(crate) mod reply;
 mod request;

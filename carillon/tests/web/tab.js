@@ -125,9 +125,9 @@ export class Tab {
     return (await this.page.waitForSelector("#log .missed")).textContent();
   }
 
-  async screenshot(name) {
+  async screenshot(name, options = {}) {
     await this.page.mouse.move(0, 0);
-    await this.page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), animations: "disabled" });
+    await this.page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), animations: "disabled", ...options });
   }
 
   async close() {

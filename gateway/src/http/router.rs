@@ -11,7 +11,7 @@ use http::{
 use percent_encoding::percent_decode_str;
 
 use super::{
-    Front, HEAD_BYTES, Reply, admin, cors, others,
+    Front, HEAD_BYTES, Reply, admin, cors, others, pages,
     reply::{Problem, json, show},
     rooms,
     strangers::Stranger,
@@ -38,7 +38,7 @@ pub(super) async fn answer(front: &Rc<Front>, request: Request<Upload>, stranger
         // One that polls may wait long for its answer.
         return front.socketio.answer(request, &|| stranger.is_known()).await.map(super::reply::Body::whole);
     }
-    if let Some(page) = front.pages.iter().find(|page| page.path == request.uri().path()) {
+    if let Some(page) = front.pages.iter().chain(pages::ADMIN).find(|page| page.path == request.uri().path()) {
         return match *request.method() {
             Method::GET | Method::HEAD => show(page),
             _ => not_allowed("GET, HEAD"),
