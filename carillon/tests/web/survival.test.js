@@ -180,6 +180,29 @@ function story(transport) {
     assert.equal(frames(), 0);
   });
 
+  if (transport === "sse") it("more clients than a browser has connections are all served", async () => {
+    const ada = await come("ada", "crowd");
+    const lists = await ada.page.evaluate(async ({ token, count }) => {
+      const { Carillon } = await import("/carillon.js");
+      const lists = [];
+      const rooms = Array.from({ length: count }, (_, n) => {
+        const room = new Carillon({ token }).room("crowd", { last: 50 });
+        lists.push([]);
+        room.on("message", ({ payload }) => lists[n].push(payload.text));
+        return room;
+      });
+      const until = async (isSo) => {
+        while (!isSo()) await new Promise((resolve) => setTimeout(resolve, 50));
+      };
+      await until(() => rooms.every(({ state }) => state === "live"));
+      await Promise.all(rooms.map((room, n) => room.publish({ text: `client ${n}` })));
+      await until(() => lists.every(({ length }) => length === count));
+      return lists;
+    }, { token: server.token("ada"), count: 9 });
+    assert.deepEqual([...lists[0]].sort(), Array.from({ length: 9 }, (_, n) => `client ${n}`));
+    for (const list of lists) assert.deepEqual(list, lists[0]);
+  });
+
   if (transport === "sse") it("WebSocket is let through again, and is gone back to", async () => {
     const { ada, grace } = await meet(come, "free again", { hasClock: true });
     assert.deepEqual([ada.received, grace.received], [[], []]);
