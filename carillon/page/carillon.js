@@ -1288,11 +1288,12 @@ var Room = class extends Emitter {
     this._wire = wire;
     this._clock = clock;
   }
-  /** @internal Somebody comes, perhaps not as the first, and wishes this. */
+  /** @internal Somebody comes, perhaps not as the first or for the first time, and wishes this. */
   _want(options) {
-    const { last, since } = options;
-    Object.assign(this._options, options);
-    if (this.#isHeard || !(since || last)) return;
+    const { last = 0, since } = options;
+    const before = this._options;
+    this._options = { ...before, ...options };
+    if (this.#isHeard || (since ? since.offset === before.since?.offset : last <= (before.last ?? 0))) return;
     if (since) ({ offset: this._offset, epoch: this._epoch } = since);
     else this._offset = null;
     if (this.state !== "idle") this.#joinSoon();
@@ -1375,7 +1376,7 @@ var Room = class extends Emitter {
   publish(payload, { key = randomId() } = {}) {
     const published = new Promise((resolve, reject) => {
       this._wire._need();
-      if (this._wire._queued >= this._wire._queueLimit) throw { code: "queue_full", message: "too many publishes wait" };
+      if (this._wire._queued >= this._wire._queueLimit) throw { code: "queue_full", message: "too many wait" };
       const text = JSON.stringify(payload);
       if (text === void 0) throw { message: "not JSON" };
       this._publishing.add({ key, text, resolve, reject });

@@ -113,11 +113,12 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
     this._clock = clock;
   }
 
-  /** @internal Somebody comes, perhaps not as the first, and wishes this. */
+  /** @internal Somebody comes, perhaps not as the first or for the first time, and wishes this. */
   _want(options: RoomOptions): void {
-    const { last, since } = options;
-    Object.assign(this._options, options);
-    if (this.#isHeard || !(since || last)) return;
+    const { last = 0, since } = options;
+    const before = this._options;
+    this._options = { ...before, ...options };
+    if (this.#isHeard || (since ? since.offset === before.since?.offset : last <= (before.last ?? 0))) return;
     if (since) ({ offset: this._offset, epoch: this._epoch } = since);
     else this._offset = null;
     if (this.state !== "idle") this.#joinSoon();
@@ -207,7 +208,7 @@ export class Room<T = unknown, E = unknown> extends Emitter<RoomKinds<T, E>> imp
   publish(payload: T, { key = randomId() }: PublishOptions = {}): Promise<Published> {
     const published = new Promise<Published>((resolve, reject) => {
       this._wire._need();
-      if (this._wire._queued >= this._wire._queueLimit) throw { code: "queue_full", message: "too many publishes wait" };
+      if (this._wire._queued >= this._wire._queueLimit) throw { code: "queue_full", message: "too many wait" };
       const text = JSON.stringify(payload);
       if (text === undefined) throw { message: "not JSON" };
       this._publishing.add({ key, text, resolve, reject });

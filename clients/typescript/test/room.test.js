@@ -171,6 +171,21 @@ describe("options that somebody else brings later", () => {
     }
   });
 
+  it("that are those of before ask for nothing", async () => {
+    const world = new World();
+    await world.connected();
+    for (const options of [{ last: 2 }, { since: { offset: 4, epoch: "e1" } }]) {
+      const room = world.carillon.room(JSON.stringify(options), options);
+      room.on("message", () => {});
+      await settled();
+      world.answer("join", { type: "joined", offset: 4, epoch: "e1", recovered: true });
+      const { length } = world.socket.of("join");
+      for (let n = 0; n < 3; n += 1) world.carillon.room(room.name, structuredClone(options)).ephemeral("typing");
+      await settled();
+      assert.equal(world.socket.of("join").length, length);
+    }
+  });
+
   it("tell nothing anew to who was told already", async () => {
     const world = new World();
     const { told } = await world.room("lobby", { head: 5 });
