@@ -124,7 +124,8 @@ impl Site {
         let nats_url = format!("--nats-url=nats://127.0.0.1:{}", FRONT + 1);
         let service = |name: &str, args: &[String]| -> Result<Process> {
             let mut command = Command::new(binaries.join(format!("carillon-{name}")));
-            command.env("CARILLON_JWT__SECRET", SECRET).args([
+            // What names the NATS server for this command is no setting of theirs.
+            command.env_remove("CARILLON_NATS_SERVER").env("CARILLON_JWT__SECRET", SECRET).args([
                 "--admin-listen=127.0.0.1:0",
                 &nats_url,
                 "--set",

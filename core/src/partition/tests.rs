@@ -1,8 +1,10 @@
 //! A partition by hand: what goes in, what comes out, time as it is told.
 
-use carillon_proto::link::{Attach, Down, Publish, Read, Up, UpBatch, down, read, up};
+use bytes::Bytes;
+use carillon_proto::link::{Attach, Attached, Counted, Down, Page, Publish, Read, Up, UpBatch, down, read, up};
+use prost::Message as _;
 
-use super::*;
+use super::{reads::MAX_WAITING_READS, *};
 
 const GATEWAY: GatewayId = GatewayId([7; 16]);
 const ROOM: &str = "r";
