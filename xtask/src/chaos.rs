@@ -203,14 +203,14 @@ impl Place {
         }
         let numbers =
             [("--seconds", args.minutes * 60), ("--rate", args.rate), ("--pause-every-s", QUIET.0), ("--pause-s", QUIET.1)];
-        self.soak("load", &words, &numbers)
+        self.begin("soak", "load", &words, &numbers)
     }
 
-    /// Begins a load that compares everything with everything; its report is `<name>.json`, and as text `<name>.log`.
-    fn soak(&self, name: &str, words: &[&str], numbers: &[(&str, u64)]) -> Result<Load> {
+    /// Begins a load; its report is `<name>.json`, and as text `<name>.log`.
+    fn begin(&self, scenario: &str, name: &str, words: &[&str], numbers: &[(&str, u64)]) -> Result<Load> {
         let urls: Vec<String> = self.gateways.iter().map(|port| format!("ws://127.0.0.1:{port}")).collect();
         let mut load = Command::new(self.binaries.join("carillon"));
-        load.args(["load", "soak", "--settle", "120", "--url", &urls.join(","), "--secret", SECRET]).args(words);
+        load.args(["load", scenario, "--settle", "120", "--url", &urls.join(","), "--secret", SECRET]).args(words);
         for (word, number) in numbers {
             load.args([*word, &number.to_string()]);
         }

@@ -53,7 +53,8 @@ const SPEAKING_S: u64 = 20;
 
 fn idle(place: &Place, args: &Args) -> Result<()> {
     let mut world = place.world(2)?;
-    let load = place.soak(
+    let load = place.begin(
+        "soak",
         "load",
         &["--rooms", "32", "--members", "3", "--publishers", "8", "--in-flight", "64", "--drop-every-ms", "20000"],
         &[
@@ -125,9 +126,11 @@ impl World {
 
 fn takeover(place: &Place, args: &Args) -> Result<()> {
     let mut world = place.world(2)?;
-    let load = place.soak(
+    // Not a soak: reading all of it back would take longer than all the rest.
+    let load = place.begin(
+        "rooms",
         "load",
-        &["--rooms", "64", "--members", "1", "--publishers", "16", "--in-flight", "64", "--drop-every-ms", "0", "--rate", "0"],
+        &["--rooms", "64", "--members", "1", "--publishers", "16", "--in-flight", "64", "--rate", "0"],
         &[("--seconds", args.seconds + SPEAKING_S)],
     )?;
     sleep_until(load.started + Duration::from_secs(args.seconds));
@@ -162,7 +165,7 @@ fn scale(place: &Place, args: &Args) -> Result<()> {
     let loads: Vec<Load> = (0..PARTITIONS)
         .map(|partition| {
             let prefix = prefix_in(partition);
-            place.soak(&format!("load-{partition}"), &[&words[..], &["--prefix", &prefix]].concat(), &numbers)
+            place.begin("soak", &format!("load-{partition}"), &[&words[..], &["--prefix", &prefix]].concat(), &numbers)
         })
         .collect::<Result<_>>()?;
     let started = loads[0].started;
@@ -259,7 +262,8 @@ impl Place {
             std::thread::sleep(Duration::from_millis(100));
         }
         let report = read(&self.data, &format!("{name}.log"))?;
-        let judged: Value = serde_json::from_str(&read(&self.data, &format!("{name}.json"))?)?;
+        let judged = read(&self.data, &format!("{name}.json")).with_context(|| report.clone())?;
+        let judged: Value = serde_json::from_str(&judged)?;
         ensure!(judged["ok"] == true, "a promise was broken:\n{report}");
         Ok(report)
     }
