@@ -2,9 +2,11 @@
 //! empty one, and a body. Nothing may panic; what is understood means what it says, and nothing larger.
 
 use carillon_gateway::{
+    asked,
     engineio::request::{self, Sid},
     websocket::handshake,
 };
+use carillon_platform::auth::RevokedTokens;
 use carillon_proto::{
     frame::{ClientFrame, exceeds_depth, parse, parse_fields, parse_history},
     ids::{ClientId, RoomName},
@@ -22,6 +24,8 @@ pub(crate) fn run(bytes: &[u8]) {
     }
     if let Ok(text) = std::str::from_utf8(body) {
         fields(text);
+        for_others(text);
+        path(text);
     }
 }
 
@@ -45,6 +49,9 @@ fn asked(request: &Request<()>) {
         let most = 3 * query.len() + bytes("authorization") + bytes("sec-websocket-protocol");
         assert!(asked.token.is_none_or(|token| token.len() <= most));
     }
+    if let Some(cookie) = asked::cookie(request.headers(), "carillon_token") {
+        assert!(cookie.len() < bytes("cookie") && !cookie.contains(';') && !cookie.starts_with('"'));
+    }
     if let Ok(request::Asked { sid: Some(sid), .. }) = request::read(request) {
         assert_eq!(Sid::parse(&sid.to_string()), Some(sid));
     }
@@ -55,6 +62,28 @@ fn asked(request: &Request<()>) {
         if let Ok(frame) = parse_history(room.clone(), before, after, limit) {
             let ClientFrame::History { limit, .. } = frame else { panic!("another frame") };
             assert!((1..=1000).contains(&limit));
+        }
+    }
+}
+
+/// What a backend asks for others.
+fn for_others(text: &str) {
+    if let Ok(issue) = asked::to_issue(text, DEPTH) {
+        assert!(issue.sub.len() <= text.len() && !exceeds_depth(text.as_bytes(), DEPTH));
+    }
+    if let Ok(RevokedTokens::Issued { before_ms: Some(before_ms), .. }) = asked::to_revoke(text, DEPTH) {
+        assert!(before_ms == 0 || text.contains(|c: char| c.is_ascii_digit()));
+    }
+}
+
+/// A path: as many segments as there are slashes between them, and what is decoded is never longer than what it was.
+fn path(text: &str) {
+    let Some(segments) = asked::segments(text) else { return };
+    assert_eq!(segments.len(), text.trim_start_matches('/').split('/').count());
+    assert!(segments.iter().map(|segment| segment.len()).sum::<usize>() <= text.len());
+    for segment in &segments {
+        if let Ok(room) = RoomName::parse(segment) {
+            assert_eq!(room.as_str(), segment);
         }
     }
 }

@@ -9,6 +9,7 @@
 //!                      door ◀─ hub ◀───┴───────── shard ◀─ bus
 //! ```
 
+pub mod asked;
 mod config;
 mod connection;
 mod counters;

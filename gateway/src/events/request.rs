@@ -8,6 +8,7 @@ use carillon_proto::{
 use http::{HeaderMap, Request, header};
 
 use crate::{
+    asked,
     config::Config,
     http::{cors, reply::Problem},
     websocket::handshake::bearer,
@@ -98,12 +99,10 @@ fn rooms(names: &[String], per_connection: usize) -> Result<Vec<RoomName>, Probl
 
 /// A browser sends its cookies whoever makes it ask, so that one counts only where the page is known to be a good one.
 fn from_cookie(headers: &HeaderMap, config: &Config) -> Result<Option<String>, Problem> {
-    let lines = headers.get_all(header::COOKIE).into_iter().filter_map(|line| line.to_str().ok());
-    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let Some((_, token)) = pairs.find(|(name, _)| *name == COOKIE) else { return Ok(None) };
+    let Some(token) = asked::cookie(headers, COOKIE) else { return Ok(None) };
     let is_listed = headers.get(header::ORIGIN).is_some_and(|origin| cors::is_allowed(origin, &config.origins));
     if !is_listed && !cors::is_same_origin(headers) {
         return Err(cors::not_listed());
     }
-    Ok(Some(token.trim_matches('"').to_owned()))
+    Ok(Some(token.to_owned()))
 }

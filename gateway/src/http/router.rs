@@ -1,14 +1,13 @@
 //! Which request goes where. Paths are matched by their segments, each decoded on its own, so that a room's name may
 //! hold a slash.
 
-use std::{borrow::Cow, rc::Rc};
+use std::rc::Rc;
 
 use carillon_proto::codes::ErrorCode;
 use http::{
     Method, Request, StatusCode,
     header::{self, HeaderValue},
 };
-use percent_encoding::percent_decode_str;
 
 use super::{
     Front, HEAD_BYTES, Reply, admin, cors, others, pages,
@@ -16,7 +15,7 @@ use super::{
     rooms,
     strangers::Stranger,
 };
-use crate::{events, upload::Upload, websocket};
+use crate::{asked, events, upload::Upload, websocket};
 
 /// All of this, for programs (OpenAPI 3.1).
 const OPENAPI: &str = include_str!("../../openapi.json");
@@ -56,9 +55,7 @@ pub(super) async fn answer(front: &Rc<Front>, request: Request<Upload>, stranger
 
 async fn route(front: &Rc<Front>, request: Request<Upload>) -> Result<Reply, Problem> {
     let path = request.uri().path().to_owned();
-    let segments: Option<Vec<Cow<'_, str>>> =
-        path.trim_start_matches('/').split('/').map(|segment| percent_decode_str(segment).decode_utf8().ok()).collect();
-    let Some(segments) = segments else {
+    let Some(segments) = asked::segments(&path) else {
         return Err(Problem::new(ErrorCode::BadRequest, "the path is not UTF-8"));
     };
     let segments: Vec<&str> = segments.iter().map(|segment| &**segment).collect();
