@@ -155,7 +155,7 @@ fn written(fields: &Map<String, Value>) -> String {
         "message" => ServerFrame::Message(outgoing(fields)).to_json(),
         "own" => {
             let Outgoing { room, offset, id, ts, .. } = outgoing(fields);
-            ServerFrame::Own { room, offset, id, ts, key: maybe("key") }.to_json()
+            ServerFrame::Own { room, offset, id, ts, key: maybe("key"), epoch: "" }.to_json()
         }
         "ack" => ServerFrame::Ack {
             reference: reference.expect("an ack has a ref"),

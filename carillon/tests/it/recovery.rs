@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{polling::Polling, server::Server};
+use crate::{http::Call, polling::Polling, server::Server};
 
 /// A client as it stands behind its CONNECT.
 struct Seat<'a> {
@@ -204,4 +204,60 @@ async fn what_nobody_was_given_recovers_nothing() {
     let mut seat = Seat::come(&server, &ada, Some((&pid, &trail))).await;
     bob.say("lobby", 4).await;
     assert_eq!((seat.hears("lobby").await, seat.pid.as_str()), (4, pid.as_str()), "nothing twice");
+}
+
+/// As the usual chat does whenever it is connected: it joins again, before it has read what waits for it. The answer is read, and the
+/// messages before it, but the connection breaks before the application knows of them: its trail is older.
+#[tokio::test]
+async fn joining_again_skips_nothing() {
+    let server = Server::start().await;
+    let ada = server.token("ada");
+    let mut bob = server.connect("bob").await;
+    bob.count("lobby", 1..=3).await;
+    for (again, expected) in [
+        (json!(["join", "lobby"]), 5..=8),
+        (json!(["join", "lobby", { "since": 0 }]), 1..=13),
+        (json!(["join", "lobby", { "last": 5 }]), 13..=18),
+    ] {
+        let mut seat = Seat::come(&server, &ada, None).await;
+        seat.join("lobby").await;
+        let said = *expected.end() - 4;
+        bob.say("lobby", said).await;
+        assert_eq!(seat.hears("lobby").await, said);
+        bob.count("lobby", said + 1..=said + 3).await;
+        let answer = seat.polling.ask(&again.to_string()).await;
+        assert!(answer.contains(r#""recovered":true"#), "{again}: {answer}");
+        let (pid, trail) = seat.drop().await;
+        bob.say("lobby", said + 4).await;
+        let mut seat = Seat::come(&server, &ada, Some((&pid, &trail))).await;
+        assert_eq!(seat.pid, pid);
+        for at in expected {
+            assert_eq!(seat.hears("lobby").await, at, "{again}");
+        }
+        seat.drop().await;
+    }
+}
+
+/// Its own messages are told by `own` when it returns, and say which life of the room they are of, too.
+#[tokio::test]
+async fn own_messages_of_another_life_are_not_recovered() {
+    let server = Server::start().await;
+    let ada = server.token("ada");
+    let mut seat = Seat::come(&server, &ada, None).await;
+    seat.join("lobby").await;
+    for payload in 1..=2 {
+        seat.polling.ask(&json!(["broadcast", { "room": "lobby", "payload": payload }]).to_string()).await;
+    }
+    let (pid, trail) = seat.drop().await;
+    let mut seat = Seat::come(&server, &ada, Some((&pid, &trail))).await;
+    for _ in 1..=2 {
+        let own = seat.polling.next_with(r#"42["own","#).await;
+        seat.trail = Seat::trail_of(&own);
+    }
+    let (pid, trail) = seat.drop().await;
+    let admin = server.token_for("backend", r#"[{"rooms":["*"],"can":["admin"]}]"#);
+    assert_eq!(Call::new("DELETE", "/rooms/lobby").token(&admin).to(&server).await.status, 204);
+    server.connect("bob").await.count("lobby", 1..=3).await;
+    let seat = Seat::come(&server, &ada, Some((&pid, &trail))).await;
+    seat.began_anew(&server, &ada, &pid, &["lobby"]).await;
 }

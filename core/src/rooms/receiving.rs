@@ -319,7 +319,7 @@ fn failure(doors: &mut impl Doors, to: Conn, failed: &Failed, reference: Option<
 /// What the sender of a message is told in its place.
 pub(super) fn own<'a>(message: &'a Message, out: &Outgoing<'a>) -> ServerFrame<'a> {
     let key = (!message.key.is_empty()).then_some(message.key.as_str());
-    ServerFrame::Own { room: out.room, offset: out.offset, id: out.id, ts: out.ts, key }
+    ServerFrame::Own { room: out.room, offset: out.offset, id: out.id, ts: out.ts, key, epoch: out.epoch }
 }
 
 /// A message as doors encode it; `None` if it has no id, which no owner sends.

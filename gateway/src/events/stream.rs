@@ -115,9 +115,9 @@ impl EventStream {
             ServerFrame::Joined { room, offset, epoch, reason, .. } => {
                 Told::Blocks(self.on_joined(room, offset, epoch.as_str(), reason))
             }
-            ServerFrame::Own { room, offset, .. } => {
+            ServerFrame::Own { room, offset, epoch, .. } => {
                 if let Some(position) = self.place(room).and_then(|place| place.position.as_mut()) {
-                    position.advance(offset, None);
+                    position.advance(offset, Some(epoch));
                     self.has_moved = true;
                 }
                 Told::Blocks(Vec::new())

@@ -82,10 +82,10 @@ impl Shard {
         };
         let mut scratch = Scratch::default();
         let act = connection.session.on_frame(parsed, &mut scratch, &self.config.session, now.mono_ms);
-        if let Act::Join { permit, options, .. } = &act
+        if let Act::Join { permit, options, reference } = &act
             && let Some(seat) = self.hub.seat(conn)
         {
-            seat.on_join(permit.room(), options, asked.kind_bytes);
+            seat.on_join(permit.room(), options, asked.kind_bytes, *reference);
         }
         self.act(conn, act, now);
         self.want_flush();

@@ -5,7 +5,7 @@
 //!   arriving ─▶ (returning: its rooms are joined again) ─▶ record written ─▶ CONNECT, `connected` ─▶ open
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use carillon_platform::kv::Revision;
@@ -78,11 +78,65 @@ struct Place {
     offset: Offset,
     epoch: u32,
     /// Where it stood when it joined or returned: that is what the record says, since nobody knows how much of what was sent
-    /// since has reached it but the client itself.
-    kept: (Offset, u32),
-    /// What the join asked for, until its answer tells where it stands.
-    asked: Option<JoinOptions>,
+    /// since has reached it but the client itself. `None` until it was a member.
+    kept: Option<(Offset, u32)>,
+    /// What joins asked for that have no answer yet; answers come in their order.
+    asked: VecDeque<Asked>,
     is_member: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Asked {
+    options: JoinOptions,
+    reference: Option<Box<str>>,
+}
+
+impl Place {
+    fn new(number: u32, kind_bytes: usize) -> Self {
+        let (echo, presence, is_member) = (false, false, false);
+        Self { number, kind_bytes, echo, presence, offset: 0, epoch: NO_EPOCH, kept: None, asked: VecDeque::new(), is_member }
+    }
+
+    fn stands_at(&mut self, offset: Offset, epoch: u32) {
+        (self.offset, self.epoch, self.kept) = (offset, epoch, Some((offset, epoch)));
+        self.is_member = true;
+    }
+
+    /// It is told unasked that it joined: the room has another life, or retention was faster. Whoever returns from before that was told
+    /// finds it out again, so what the record says stays.
+    fn on_fallen_behind(&mut self, head: Offset, epoch: u32) {
+        if self.kept.is_none() {
+            self.stands_at(head, epoch);
+        }
+        (self.offset, self.epoch) = (head, epoch);
+    }
+
+    /// A join was answered; `number` is for what the client has been sent since. Where it stood before, other events have told it,
+    /// and they may be all that it knows when it returns: so what it has not read yet stays in what the record says.
+    fn on_joined(&mut self, options: &JoinOptions, number: u32, head: Offset, epoch: u32, recovered: bool) {
+        (self.echo, self.presence) = (options.echo, options.presence);
+        let was_member = std::mem::replace(&mut self.is_member, true);
+        let newest = head.saturating_sub(options.last.unwrap_or(0).into());
+        match (self.kept, options.since.filter(|_| recovered)) {
+            // It goes on from where it stands, or behind a leave from here: events of the time before lead to no more than is stored.
+            (Some(_), None) if options.since.is_none() && options.last.is_none() => {
+                if !was_member {
+                    (self.offset, self.epoch) = (head, epoch);
+                }
+            }
+            // It is promised what it may have read before. Nothing that was said before this answer names that.
+            (Some(kept), None) => {
+                let from = if was_member && options.since.is_none() { newest.min(self.offset) } else { newest };
+                (self.number, self.offset, self.epoch) = (number, from, epoch);
+                self.kept = Some(if kept.1 == epoch { (kept.0.min(from), epoch) } else { kept });
+            }
+            (Some(_), Some(since)) => {
+                self.number = number;
+                self.stands_at(since, epoch);
+            }
+            (None, since) => self.stands_at(since.unwrap_or(newest), epoch),
+        }
+    }
 }
 
 /// What a seat wants done, next time that somebody looks.
@@ -138,23 +192,12 @@ impl Seat {
         let positions = position::read(trail).unwrap_or_default();
         for kept in record.places {
             let Ok(room) = RoomName::parse(&kept.room) else { continue };
-            let mut place = Place {
-                number: kept.number,
-                kind_bytes: (kept.kind_bytes as usize).min(room.as_str().len().saturating_sub(1)),
-                echo: kept.echo,
-                presence: kept.presence,
-                offset: kept.offset,
-                epoch: kept.epoch,
-                kept: (0, NO_EPOCH),
-                asked: None,
-                is_member: true,
-            };
-            if let Some(seen) = positions.iter().find(|seen| seen.number == kept.number)
-                && (seen.epoch != place.epoch || seen.offset > place.offset)
-            {
-                (place.offset, place.epoch) = (seen.offset, seen.epoch);
+            let mut place = Place::new(kept.number, (kept.kind_bytes as usize).min(room.as_str().len().saturating_sub(1)));
+            (place.echo, place.presence) = (kept.echo, kept.presence);
+            match positions.iter().find(|seen| seen.number == kept.number) {
+                Some(seen) if seen.epoch != kept.epoch || seen.offset > kept.offset => place.stands_at(seen.offset, seen.epoch),
+                _ => place.stands_at(kept.offset, kept.epoch),
             }
-            place.kept = (place.offset, place.epoch);
             seat.places.insert(room, place);
         }
         seat
@@ -178,17 +221,8 @@ impl Seat {
             return;
         }
         let (number, epoch) = (self.new_number(), fnv1a32(epoch.as_str().as_bytes()));
-        let place = Place {
-            number,
-            kind_bytes: 0,
-            echo: false,
-            presence: false,
-            offset: head,
-            epoch,
-            kept: (head, epoch),
-            asked: None,
-            is_member: true,
-        };
+        let mut place = Place::new(number, 0);
+        place.stands_at(head, epoch);
         self.places.insert(personal.clone(), place);
         self.stage = Stage::Settled;
         self.record.is_due = true;
@@ -241,14 +275,12 @@ impl Seat {
     pub(crate) fn begin_record(&mut self, user: &str, client: &str) -> (Record, Option<Revision>) {
         self.record.is_due = false;
         self.record.is_under_way = true;
-        let places = self.places.iter().filter(|(_, place)| place.is_member).map(|(room, place)| socketio::Place {
-            room: room.as_str().to_owned(),
-            kind_bytes: place.kind_bytes as u32,
-            echo: place.echo,
-            presence: place.presence,
-            offset: place.kept.0,
-            epoch: place.kept.1,
-            number: place.number,
+        let members = self.places.iter().filter(|(_, place)| place.is_member);
+        let places = members.filter_map(|(room, place)| {
+            let (offset, epoch) = place.kept?;
+            let (kind_bytes, room) = (place.kind_bytes as u32, room.as_str().to_owned());
+            let (echo, presence, number) = (place.echo, place.presence, place.number);
+            Some(socketio::Place { room, kind_bytes, echo, presence, offset, epoch, number })
         });
         let record = Record {
             version: socketio::VERSION,
@@ -345,11 +377,8 @@ impl Seat {
     fn move_to(&mut self, room: &str, offset: Offset, epoch: Option<&str>) {
         let Some(place) = self.places.get_mut(room) else { return };
         place.offset = offset;
-        match epoch {
-            Some(epoch) => place.epoch = fnv1a32(epoch.as_bytes()),
-            // One's own message does not say it; with the first one the room began another life.
-            None if offset == 1 => place.epoch = NO_EPOCH,
-            None => {}
+        if let Some(epoch) = epoch {
+            place.epoch = fnv1a32(epoch.as_bytes());
         }
     }
 
@@ -368,28 +397,17 @@ impl Seat {
     }
 
     /// It asked to join: what for, so that the answer tells where it stands.
-    pub(crate) fn on_join(&mut self, room: &RoomName, options: &JoinOptions, kind_bytes: usize) {
+    pub(crate) fn on_join(&mut self, room: &RoomName, options: &JoinOptions, kind_bytes: usize, reference: Option<&str>) {
         if !self.places.contains_key(room) {
             if self.places.len() >= MAX_PLACES {
                 self.places.retain(|_, place| place.is_member);
             }
             let number = self.new_number();
-            let place = Place {
-                number,
-                kind_bytes,
-                echo: false,
-                presence: false,
-                offset: 0,
-                epoch: NO_EPOCH,
-                kept: (0, NO_EPOCH),
-                asked: None,
-                is_member: false,
-            };
-            self.places.insert(room.clone(), place);
+            self.places.insert(room.clone(), Place::new(number, kind_bytes));
         }
         let place = self.places.get_mut(room).expect("it is there");
         place.kind_bytes = kind_bytes;
-        place.asked = Some(options.clone());
+        place.asked.push_back(Asked { options: options.clone(), reference: reference.map(Box::from) });
     }
 
     /// Any other frame for it.
@@ -413,10 +431,18 @@ impl Seat {
                 return Then::Look;
             }
             ServerFrame::Error { reference, code: ErrorCode::TooManyRooms, room: Some(room), .. } => {
-                if self.places.get(room).is_some_and(|place| !place.is_member) {
-                    self.places.remove(room);
+                // Told at once: it is the newest.
+                if let Some(place) = self.places.get_mut(room) {
+                    place.asked.pop_back();
+                    if !place.is_member && place.asked.is_empty() {
+                        self.places.remove(room);
+                    }
                 }
                 self.answer(reference, "error", frame);
+            }
+            ServerFrame::Error { reference: Some(reference), room: Some(room), .. } => {
+                self.on_refused(room, reference);
+                self.answer(Some(reference), "error", frame);
             }
             ServerFrame::Joined { room, reference, offset, epoch, recovered, .. } => {
                 self.on_joined(room, offset, epoch, recovered);
@@ -427,7 +453,7 @@ impl Seat {
                 // A join that waits behind the leave keeps its place.
                 if let Some(place) = self.places.get_mut(room) {
                     place.is_member = false;
-                    if place.asked.is_none() {
+                    if place.asked.is_empty() {
                         self.places.remove(room);
                     }
                 }
@@ -435,8 +461,8 @@ impl Seat {
                 self.answer(reference, "left", frame);
                 return Then::Look;
             }
-            ServerFrame::Own { room, offset, .. } => {
-                self.move_to(room, offset, None);
+            ServerFrame::Own { room, offset, epoch, .. } => {
+                self.move_to(room, offset, Some(epoch).filter(|epoch| !epoch.is_empty()));
                 let (body, tail) = (events::native(frame, "own"), self.tail());
                 self.push(body, tail);
             }
@@ -457,19 +483,25 @@ impl Seat {
     }
 
     fn on_joined(&mut self, room: &RoomName, head: Offset, epoch: &Epoch, recovered: bool) {
+        let number = self.new_number();
         let Some(place) = self.places.get_mut(room) else { return };
-        if let Some(asked) = place.asked.take() {
-            (place.echo, place.presence) = (asked.echo, asked.presence);
-            let newest = head.saturating_sub(asked.last.unwrap_or(0).into());
-            place.offset = asked.since.filter(|_| recovered).unwrap_or(newest);
-        } else {
-            // Unasked: the room has another life, or retention was faster.
-            place.offset = head;
+        let epoch = fnv1a32(epoch.as_str().as_bytes());
+        match place.asked.pop_front() {
+            Some(asked) => {
+                place.on_joined(&asked.options, number, head, epoch, recovered);
+                self.record.is_due = true;
+            }
+            None => place.on_fallen_behind(head, epoch),
         }
-        place.epoch = fnv1a32(epoch.as_str().as_bytes());
-        place.kept = (place.offset, place.epoch);
-        place.is_member = true;
-        self.record.is_due = true;
+    }
+
+    /// A join that is known by its reference comes to nothing; whatever else is refused has another one.
+    fn on_refused(&mut self, room: &RoomName, reference: &str) {
+        if let Some(place) = self.places.get_mut(room)
+            && let Some(index) = place.asked.iter().position(|asked| asked.reference.as_deref() == Some(reference))
+        {
+            place.asked.remove(index);
+        }
     }
 
     fn on_user(&mut self, room: &RoomName, verb: &str, user: &str, info: &str, frame: &ServerFrame<'_>) {
@@ -485,5 +517,77 @@ impl Seat {
             Some(id) => self.push_text(events::answer(id, frame)),
             None => self.push(events::native(frame, name), Bytes::from_static(b"]")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFE: u32 = 7;
+
+    /// A member that joined at 10 and has been sent everything up to 20, which it may not have read.
+    fn member() -> Place {
+        let mut place = Place::new(1, 0);
+        place.on_joined(&JoinOptions::default(), 2, 10, LIFE, true);
+        place.offset = 20;
+        place
+    }
+
+    fn options(since: Option<Offset>, last: Option<u32>) -> JoinOptions {
+        JoinOptions { since, last, ..JoinOptions::default() }
+    }
+
+    /// Its number, what is sent is behind this, and what the record says.
+    fn stands(place: &Place) -> (u32, Offset, Option<Offset>) {
+        (place.number, place.offset, place.kept.map(|(offset, _)| offset))
+    }
+
+    #[test]
+    fn first_join_stands_where_it_asked() {
+        for (since, last, recovered, offset) in
+            [(None, None, true, 30), (None, Some(5), true, 25), (Some(3), None, true, 3), (Some(3), Some(5), false, 25)]
+        {
+            let mut place = Place::new(1, 0);
+            place.on_joined(&options(since, last), 2, 30, LIFE, recovered);
+            assert_eq!(stands(&place), (1, offset, Some(offset)), "{since:?} {last:?}");
+        }
+    }
+
+    #[test]
+    fn joining_again_goes_on() {
+        // It still catches up: the head is further than what it was sent.
+        let mut place = member();
+        place.on_joined(&options(None, None), 2, 60, LIFE, true);
+        assert_eq!(stands(&place), (1, 20, Some(10)));
+        // Behind a leave, it is sent nothing of what was said meanwhile; but it may not have read what it was sent before.
+        place.is_member = false;
+        place.on_joined(&options(None, None), 3, 60, LIFE, true);
+        assert_eq!(stands(&place), (1, 60, Some(10)));
+    }
+
+    #[test]
+    fn what_a_later_join_promises_is_not_skipped() {
+        // A trail of before names number 1, and is no reason to skip anything.
+        let mut place = member();
+        place.on_joined(&options(Some(3), None), 2, 60, LIFE, true);
+        assert_eq!(stands(&place), (2, 3, Some(3)));
+        let mut place = member();
+        place.on_joined(&options(None, Some(55)), 2, 60, LIFE, true);
+        assert_eq!(stands(&place), (2, 5, Some(5)));
+        // Nor what was sent before it, and was not read.
+        let mut place = member();
+        place.on_joined(&options(None, Some(2)), 2, 60, LIFE, true);
+        assert_eq!(stands(&place), (2, 20, Some(10)));
+        let mut place = member();
+        place.on_joined(&options(Some(99), None), 2, 60, LIFE + 1, false);
+        assert_eq!((stands(&place), place.kept), ((2, 60, Some(10)), Some((10, LIFE))), "what it claims is refused again");
+    }
+
+    #[test]
+    fn who_fell_behind_finds_it_out_again() {
+        let mut place = member();
+        place.on_fallen_behind(80, LIFE + 1);
+        assert_eq!((stands(&place), place.kept), ((1, 80, Some(10)), Some((10, LIFE))));
     }
 }
