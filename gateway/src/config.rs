@@ -17,6 +17,11 @@ pub struct Config {
     pub outbox_bytes: usize,
     /// Of one shard: its part of the whole.
     pub outbox_total_bytes: usize,
+    /// Of all shards together, as what follows.
+    pub answers_user_bytes: usize,
+    pub answers_total_bytes: usize,
+    pub answer_stall_ms: u64,
+    pub http_sockets_per_user: usize,
     /// Of all shards together.
     pub connections: usize,
     /// Of one shard: its part of the whole.
@@ -71,6 +76,10 @@ impl Config {
             frame_bytes: limits.frame_bytes,
             outbox_bytes: limits.outbox_bytes,
             outbox_total_bytes: limits.outbox_total_bytes / shards,
+            answers_user_bytes: limits.answers_user_bytes,
+            answers_total_bytes: limits.answers_total_bytes,
+            answer_stall_ms: limits.answer_stall_ms,
+            http_sockets_per_user: limits.http_sockets_per_user,
             connections: limits.connections.unwrap_or(usize::MAX),
             unauthenticated: limits.unauthenticated.div_ceil(shards),
             token_bytes: limits.token_bytes,

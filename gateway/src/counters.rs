@@ -43,6 +43,7 @@ pub struct Counters {
     /// Connections of all shards that have a place now; not a number that lags, as the others are.
     places: AtomicUsize,
     strangers_evicted: AtomicU64,
+    answers_stalled: AtomicU64,
 }
 
 /// What one shard has counted and told so far. Whatever happens once per member is a plain addition here.
@@ -97,6 +98,11 @@ impl Counters {
     /// A socket that had shown no token yet was closed for another one.
     pub(crate) fn on_stranger_evicted(&self) {
         self.strangers_evicted.fetch_add(1, Relaxed);
+    }
+
+    /// A socket was closed because nothing of an answer was taken.
+    pub(crate) fn on_answer_stalled(&self) {
+        self.answers_stalled.fetch_add(1, Relaxed);
     }
 
     /// A connection was closed by this server.
@@ -203,6 +209,8 @@ impl Figures for Counters {
         to.durations("carillon.delivery.duration", help, self.delivery_took.read());
         let help = "Sockets closed before they had shown a token, because of limits.unauthenticated.";
         to.counter("carillon.strangers.evicted", help, of(&self.strangers_evicted));
+        let help = "Sockets closed because their client took nothing of an answer over HTTP for limits.answer_stall_ms.";
+        to.counter("carillon.answers.stalled", help, of(&self.answers_stalled));
         let mut closes = BTreeMap::<u16, u64>::new();
         for ((code, _), count) in self.closes.lock().expect("nobody panics while counting").iter() {
             *closes.entry(*code).or_default() += count;

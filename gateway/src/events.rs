@@ -40,6 +40,10 @@ pub(crate) async fn open(front: &Rc<Front>, request: Request<Upload>, path_user:
         Err(Close::Unavailable) => return Ok(come_back(front, Close::Unavailable)),
         Err(why) => return Err(token_refused(why)),
     };
+    if request.extensions().get::<Socket>().is_none() {
+        // Over HTTP/2 the socket outlives its streams.
+        front.count_socket(&claims, request.extensions());
+    }
     let user = UserId::parse(&claims.sub).map_err(|_| token_refused(Close::Unauthorized))?;
     let grants = Grants::new(user.clone(), claims.grants.clone());
     let rooms = match wanted {

@@ -2,8 +2,10 @@
 //! Knows no room: what a request asks of one goes through the shard, like a frame.
 
 mod admin;
+mod answers;
 mod body;
 pub(crate) mod cors;
+mod known;
 mod others;
 mod pages;
 mod rates;
@@ -13,8 +15,18 @@ mod rooms;
 mod router;
 mod strangers;
 mod token;
+mod writing;
 
-use std::{cell::RefCell, convert::Infallible, future::Future, io, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use carillon_core::{rate::Rate, session::SessionLimits};
 use carillon_platform::{
@@ -45,11 +57,14 @@ use crate::{
     upload::Upload,
     wire::Wire,
 };
+pub(crate) use answers::{Account, Answers};
+pub(crate) use known::KnownSockets;
 pub(crate) use rates::Rates;
 pub(crate) use request::{AT_ONCE as REQUESTS_AT_ONCE, REFERENCE, Request};
 pub(crate) use strangers::Stranger;
 use strangers::Strangers;
 pub(crate) use token::refused as token_refused;
+use writing::Writings;
 
 /// Added to a request of HTTP/1.1, whose answer has its socket for itself.
 #[derive(Debug, Clone)]
@@ -77,6 +92,10 @@ const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 pub(crate) struct Shared {
     /// How fast users may ask.
     pub(crate) rates: Arc<Rates>,
+    /// What they were answered and have not read.
+    pub(crate) answers: Arc<Answers>,
+    /// Over which sockets they ask.
+    pub(crate) known: Arc<KnownSockets>,
     /// The public keys, as the auth service tells them.
     pub(crate) keys: Arc<KeptKeys>,
     /// Socket.IO clients that are leaving for good.
@@ -100,6 +119,8 @@ pub(crate) struct Front {
     pages: &'static [Page],
     tls: Option<Tls>,
     rates: Arc<Rates>,
+    answers: Arc<Answers>,
+    known: Arc<KnownSockets>,
     keys: Arc<KeptKeys>,
     desk: Arc<Desk>,
     draining: CancellationToken,
@@ -109,7 +130,7 @@ pub(crate) struct Front {
 
 impl Front {
     pub(crate) fn new(gateway: &Gateway, shared: Shared, shard: Rc<RefCell<Shard>>, draining: CancellationToken) -> Self {
-        let socketio = open_socketio(gateway, &shard);
+        let socketio = open_socketio(gateway, &shard, shared.answers.clone());
         Self {
             config: gateway.config.clone(),
             shard,
@@ -124,6 +145,8 @@ impl Front {
             pages: gateway.pages,
             tls: gateway.tls.clone(),
             rates: shared.rates,
+            answers: shared.answers,
+            known: shared.known,
             keys: shared.keys,
             desk: shared.desk,
             draining,
@@ -140,10 +163,11 @@ impl Front {
 }
 
 /// The Socket.IO door, on a transport that finds peers on other shards too.
-fn open_socketio(gateway: &Gateway, shard: &Rc<RefCell<Shard>>) -> Rc<engineio::Server<SocketIoDoor>> {
+fn open_socketio(gateway: &Gateway, shard: &Rc<RefCell<Shard>>, answers: Arc<Answers>) -> Rc<engineio::Server<SocketIoDoor>> {
     let config = &gateway.config;
     let (interval_ms, timeout_ms) = (config.socketio_ping_interval_ms, config.socketio_ping_timeout_ms);
     let transport = engineio::Config {
+        body_ms: config.handshake_ms,
         ping_interval_ms: interval_ms,
         ping_timeout_ms: timeout_ms,
         max_payload: config.frame_bytes,
@@ -151,7 +175,7 @@ fn open_socketio(gateway: &Gateway, shard: &Rc<RefCell<Shard>>) -> Rc<engineio::
         cors: engineio::Cors::Listed(config.origins.clone()),
     };
     let id = shard.borrow().id();
-    let door = SocketIoDoor::new(config, shard.clone(), gateway.verifier.clone(), gateway.counters.clone());
+    let door = SocketIoDoor::new(config, shard.clone(), gateway.verifier.clone(), answers, gateway.counters.clone());
     let elsewhere = engineio::Elsewhere::new(id, gateway.bus.clone(), Duration::from_millis(interval_ms + timeout_ms));
     let server = engineio::Server::new(id, transport, Some(elsewhere.clone()), door);
     tokio::task::spawn_local(server.clone().run());
@@ -217,11 +241,13 @@ async fn begin(front: &Front, stream: TcpStream) -> io::Result<(Wire, bool)> {
 
 /// Nothing but a good token makes a client known, whatever it is answered: it is seen where tokens are verified, for which the
 /// request carries the stranger, and on the Socket.IO client whose id the request names.
-async fn answer(front: &Rc<Front>, stranger: &Arc<Stranger>, request: hyper::Request<Incoming>) -> Result<Reply, Infallible> {
+async fn answer(front: Rc<Front>, asker: Asker, request: hyper::Request<Incoming>) -> Result<Reply, Infallible> {
+    let Asker { stranger, writings } = asker;
     let _under_way = stranger.begin_request();
     let mut request = Upload::of(request);
     request.extensions_mut().insert(stranger.clone());
-    Ok(router::answer(front, request, stranger).await)
+    let reply = router::answer(&front, request, &stranger).await;
+    Ok(reply.map(|body| body.over(&writings)))
 }
 
 /// Looks at the first bytes without taking them, so that HTTP/1.1 is served as if nobody had looked.
@@ -237,36 +263,32 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
+/// Whose requests come in on one socket.
+#[derive(Clone)]
+struct Asker {
+    stranger: Arc<Stranger>,
+    /// What it is answered.
+    writings: Arc<Writings>,
+}
+
 async fn serve_http1(front: Rc<Front>, wire: Wire, stranger: Arc<Stranger>, patience: Duration) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new());
     builder.header_read_timeout(patience);
     builder.max_buf_size(HEAD_BYTES);
-    let (draining, abort) = (front.draining.clone(), CancellationToken::new());
-    let socket = Socket { abort: abort.clone() };
-    let asker = stranger.clone();
-    let service = service_fn(move |mut request: hyper::Request<_>| {
-        let (front, stranger) = (front.clone(), asker.clone());
-        request.extensions_mut().insert(socket.clone());
-        async move { answer(&front, &stranger, request).await }
+    let asker = Asker { stranger, writings: Arc::default() };
+    let socket = Socket { abort: CancellationToken::new() };
+    let service = service_fn({
+        let (front, asker, socket) = (front.clone(), asker.clone(), socket.clone());
+        move |mut request: hyper::Request<_>| {
+            request.extensions_mut().insert(socket.clone());
+            answer(front.clone(), asker.clone(), request)
+        }
     });
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(wire), service).with_upgrades());
-    let served = async {
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            () = draining.cancelled() => {}
-            () = stranger.overdue(patience) => {}
-        }
-        connection.as_mut().graceful_shutdown();
-        tokio::select! {
-            _ = connection => {}
-            // An answer that it does not read holds nothing up.
-            () = stranger.overdue(patience) => {}
-        }
-    };
+    let connection = builder.serve_connection(TokioIo::new(wire), service).with_upgrades();
     tokio::select! {
-        () = served => {}
-        () = abort.cancelled() => {}
+        () = until_over(&front, &asker, patience, connection, |connection| connection.graceful_shutdown()) => {}
+        () = socket.abort.cancelled() => {}
     }
 }
 
@@ -279,22 +301,43 @@ async fn serve_http2(front: Rc<Front>, wire: Wire, stranger: Arc<Stranger>, pati
     // A peer that went without a word is found by pings, as on a WebSocket.
     builder.keep_alive_interval(Duration::from_millis(front.config.heartbeat_interval_ms));
     builder.keep_alive_timeout(Duration::from_millis(front.config.heartbeat_timeout_ms));
-    let draining = front.draining.clone();
-    let asker = stranger.clone();
-    let service = service_fn(move |request| {
-        let (front, stranger) = (front.clone(), asker.clone());
-        async move { answer(&front, &stranger, request).await }
+    let asker = Asker { stranger, writings: Arc::default() };
+    let service = service_fn({
+        let (front, asker) = (front.clone(), asker.clone());
+        move |request| answer(front.clone(), asker.clone(), request)
     });
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(wire), service));
+    let connection = builder.serve_connection(TokioIo::new(wire), service);
+    until_over(&front, &asker, patience, connection, |connection| connection.graceful_shutdown()).await;
+}
+
+/// Serves a socket to its end: the client's, or the drain's, or until it has stayed a stranger for too long or is one of too many, which
+/// all leave it the time for what is under way. Who takes nothing of an answer gets no such time, and holds nothing up.
+async fn until_over<C: Future>(
+    front: &Front,
+    Asker { stranger, writings }: &Asker,
+    patience: Duration,
+    connection: C,
+    say_goodbye: impl FnOnce(Pin<&mut C>),
+) {
+    let stall = Duration::from_millis(front.config.answer_stall_ms);
+    let mut connection = pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = draining.cancelled() => {}
+        () = writings.stalled(stall) => return front.counters.on_answer_stalled(),
+        () = front.draining.cancelled() => {}
+        () = stranger.one_of_too_many() => {}
         () = stranger.overdue(patience) => {}
     }
-    connection.as_mut().graceful_shutdown();
+    say_goodbye(connection.as_mut());
     tokio::select! {
         _ = connection => {}
+        () = writings.stalled(stall) => front.counters.on_answer_stalled(),
         () = stranger.overdue(patience) => {}
+        // What is under way has its time; a stream that goes on does not end by itself.
+        () = async {
+            stranger.one_of_too_many().await;
+            sleep(patience).await;
+        } => {}
     }
 }
 

@@ -95,6 +95,8 @@ impl Gateway {
             tokio::spawn(async move { draining.run_until_cancelled_owned(looking).await });
         }
         let rates = Arc::new(http::Rates::new(self.config.session.frames));
+        let answers = Arc::new(http::Answers::new(self.config.answers_user_bytes, self.config.answers_total_bytes));
+        let known = Arc::new(http::KnownSockets::new(self.config.http_sockets_per_user));
         let keys = Arc::new(KeptKeys::new(self.issuer.clone()));
         let forgetting = socketio::records::Forgetting::default();
         let desk = desk::Desk::new(self.counters.clone(), self.config.shards, self.bus.clone());
@@ -102,8 +104,14 @@ impl Gateway {
         let mut shards = Vec::new();
         for number in 0..self.config.shards {
             let (gateway, listener, shutdown) = (self.clone(), listener.try_clone()?, shutdown.clone());
-            let shared =
-                http::Shared { rates: rates.clone(), keys: keys.clone(), forgetting: forgetting.clone(), desk: desk.clone() };
+            let shared = http::Shared {
+                rates: rates.clone(),
+                answers: answers.clone(),
+                known: known.clone(),
+                keys: keys.clone(),
+                forgetting: forgetting.clone(),
+                desk: desk.clone(),
+            };
             let (ended, end) = tokio::sync::oneshot::channel();
             std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
                 let _ = ended.send(shard::run(gateway, shared, listener, shutdown));

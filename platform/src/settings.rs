@@ -231,6 +231,13 @@ settings! {
         replay_messages: usize = 1000, count(1..=100_000), "gateway";
         /// Largest answer to `history`, bytes, about: one that would be larger has fewer messages than asked for, and says `more`.
         answer_bytes: usize = 8_388_608, count(524_288..=1 << 30), "gateway";
+        /// Answers over HTTP to one user that are not written yet, bytes on one gateway; beyond it further questions are told
+        /// `rate_limited` (429). The same holds for what one Socket.IO client that polls has not read (503).
+        answers_user_bytes: usize = 33_554_432, count(1024..=1 << 44), "gateway";
+        /// Answers over HTTP that are not written yet, bytes on one gateway; beyond it further questions are told `unavailable` (503).
+        answers_total_bytes: usize = 268_435_456, count(1024..=1 << 44), "gateway";
+        /// How long a client may take nothing of an answer over HTTP, milliseconds; then its socket is closed, with all that is on it.
+        answer_stall_ms: u64 = 30_000, count(10..=HOUR_MS), "gateway";
         /// How deep the JSON of a client may be nested.
         json_depth: usize = 64, count(2..=1024), "gateway";
         /// Connections of one gateway; without it, as many as the machine has room for.
@@ -238,6 +245,8 @@ settings! {
         /// Sockets of one gateway whose client has not shown a good token yet; when there are more, the one that has taken the
         /// longest is closed.
         unauthenticated: usize = 4096, count(1..=MANY), "gateway";
+        /// Sockets of one gateway over which one user asks by HTTP; when there are more, the one that has been quiet the longest is closed.
+        http_sockets_per_user: usize = 256, count(1..=MANY), "gateway";
         /// Appends under way per partition; beyond it publishers are told `unavailable`.
         publish_window: usize = 4096, count(1..=4096), "fanout, all-in-one";
         /// Newest messages that the owners of a process keep at hand, bytes; each of the 16 partitions has a sixteenth of it. What is

@@ -13,6 +13,7 @@ use crate::{
     http::Call,
     polling::Polling,
     server::{Answer, PATIENCE, Server, Shape},
+    unread::http2_question,
 };
 
 const THREE: &[(&str, &str)] = &[("limits.connections_per_user", "3")];
@@ -212,6 +213,62 @@ async fn slowest_socketio_guest_goes_first() {
         Call::new("POST", &path).header("content-type", "text/plain").body(b"6").to(&server).await.status == 200
     };
     assert!(!lives(&guests[0]).await && lives(&guests[1]).await);
+}
+
+#[tokio::test]
+async fn quiet_sockets_of_a_user_go_first() {
+    let settings = [("limits.http_sockets_per_user", "4"), ("heartbeat.interval_ms", "3600000"), ("gateway.shards", "1")];
+    let server = Server::with(&settings).await;
+    let ask = async |user: &str| {
+        let mut socket = TcpStream::connect(server.listen).await.unwrap();
+        socket.write_all(&http2_question(&server.token(user), "/rooms/lobby/presence", 65_535)).await.unwrap();
+        // Its answer: the last that comes before it is quiet.
+        let answered = async {
+            let (mut heard, mut scratch) = (Vec::new(), [0; 1024]);
+            while !heard.windows(12).any(|text| text == b"\"members\":[]") {
+                let count = socket.read(&mut scratch).await.unwrap();
+                assert!(count > 0, "it is answered");
+                heard.extend_from_slice(&scratch[..count]);
+            }
+        };
+        timeout(PATIENCE, answered).await.expect("an answer in time");
+        socket
+    };
+    let mut other = ask("bob").await;
+    let mut sockets = Vec::new();
+    for _ in 0..8 {
+        sockets.push(ask("ada").await);
+    }
+    for quiet in &mut sockets[..4] {
+        ends(quiet).await;
+    }
+    for stays in sockets[4..].iter_mut().chain([&mut other]) {
+        let mut one = [0; 1];
+        assert!(matches!(stays.try_read(&mut one), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock));
+    }
+}
+
+#[tokio::test]
+async fn slow_socketio_bodies_end() {
+    let hour = "3600000";
+    let settings = [
+        ("limits.handshake_ms", "500"),
+        ("socketio.ping_interval_ms", hour),
+        ("socketio.ping_timeout_ms", hour),
+        ("gateway.shards", "1"),
+    ];
+    let server = Server::with(&settings).await;
+    let (guest, known) =
+        (Polling::open(&server).await, Polling::connect(&server, &format!(r#"{{"token":"{}"}}"#, server.token("ada"))).await.0);
+    for client in [guest, known] {
+        let mut socket = TcpStream::connect(server.listen).await.unwrap();
+        let head =
+            format!("POST {} HTTP/1.1\r\nhost: a\r\ncontent-type: text/plain\r\ncontent-length: 60000\r\n\r\n6", client.path());
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        timeout(PATIENCE, socket.read_exact(&mut answer)).await.expect("an answer in time").unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 400");
+    }
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ mod edges;
 mod heartbeat;
 mod limits;
 mod slow_reader;
+mod unread;
 
 mod admin;
 mod backup;

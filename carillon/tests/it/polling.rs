@@ -14,13 +14,18 @@ pub(crate) struct Polling<'a> {
 impl<'a> Polling<'a> {
     /// Connects with what stands in the CONNECT packet; the first packet that comes back is the answer.
     pub(crate) async fn connect(server: &'a Server, auth: &str) -> (Self, String) {
-        let opened = Call::new("GET", "/socket.io/?EIO=4&transport=polling").to(server).await;
-        assert_eq!(opened.status, 200, "{}", opened.body);
-        let open: serde_json::Value = serde_json::from_str(opened.body.strip_prefix('0').expect("an open packet")).unwrap();
-        let mut polling = Self { server, sid: open["sid"].as_str().unwrap().to_owned(), waiting: Vec::new(), asked: 0 };
+        let mut polling = Self::open(server).await;
         polling.send(&format!("40{auth}")).await;
         let answer = polling.next().await.unwrap_or_default();
         (polling, answer)
+    }
+
+    /// One that has not said who it is.
+    pub(crate) async fn open(server: &'a Server) -> Self {
+        let opened = Call::new("GET", "/socket.io/?EIO=4&transport=polling").to(server).await;
+        assert_eq!(opened.status, 200, "{}", opened.body);
+        let open: serde_json::Value = serde_json::from_str(opened.body.strip_prefix('0').expect("an open packet")).unwrap();
+        Self { server, sid: open["sid"].as_str().unwrap().to_owned(), waiting: Vec::new(), asked: 0 }
     }
 
     /// The id that names it to any gateway.
@@ -38,7 +43,7 @@ impl<'a> Polling<'a> {
         }
     }
 
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/socket.io/?EIO=4&transport=polling&sid={}", self.sid)
     }
 

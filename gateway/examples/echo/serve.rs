@@ -21,6 +21,7 @@ pub(crate) fn run(path: &'static str, app: impl Application) -> anyhow::Result<(
     let config = Config {
         ping_interval_ms: 300,
         ping_timeout_ms: 200,
+        body_ms: 5000,
         max_payload: 1_000_000,
         rate: Rate { per_second: 100_000, burst: 100_000 },
         cors: Cors::Any,

@@ -477,6 +477,7 @@ mod tests {
     const CONFIG: Config = Config {
         ping_interval_ms: 60_000,
         ping_timeout_ms: 60_000,
+        body_ms: 60_000,
         max_payload: 4_000_000,
         rate: Rate { per_second: 1000, burst: 1000 },
         cors: Cors::Any,

@@ -39,6 +39,11 @@ pub trait Application: 'static {
         true
     }
 
+    /// Whether this client may be given more of what waits for it, here or on another shard: what it was given before may be unread.
+    fn may_poll(&self, _sid: Sid) -> bool {
+        true
+    }
+
     /// Whether this client has shown who it is.
     fn is_known(&self, _socket: &Socket) -> bool {
         false
@@ -75,6 +80,8 @@ pub enum Cors {
 pub struct Config {
     pub ping_interval_ms: u64,
     pub ping_timeout_ms: u64,
+    /// How long the body of a POST may take.
+    pub body_ms: u64,
     /// The largest body of a POST, and the largest message on a WebSocket.
     pub max_payload: usize,
     /// How fast packets may come, whatever they are. Who is faster for [`EXCESS_MS`](carillon_core::rate::EXCESS_MS) is let go.

@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -15,7 +16,11 @@ use http::{
 };
 use hyper::body::{Frame, SizeHint};
 
-use super::Reply;
+use super::{
+    Reply,
+    answers::Room,
+    writing::{Unwritten, Writings},
+};
 use crate::{
     Page,
     events::body::{Block, EventBody},
@@ -23,15 +28,36 @@ use crate::{
 
 /// What an answer carries.
 pub(crate) enum Body {
-    /// All of it.
-    Whole(Bytes),
+    /// All of it, and the room that it takes, where that is counted.
+    Whole(Bytes, Option<Room>),
+    /// What is left of it, once it is on its way.
+    Unwritten(Unwritten),
     /// A stream of events.
     Events(EventBody),
 }
 
 impl Body {
     pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
-        Self::Whole(bytes.into())
+        Self::Whole(bytes.into(), None)
+    }
+
+    /// On its way over this socket.
+    pub(super) fn over(self, writings: &Arc<Writings>) -> Self {
+        match self {
+            Self::Whole(bytes, room) if !bytes.is_empty() => Self::Unwritten(writings.begin(bytes, room)),
+            other => other,
+        }
+    }
+
+    /// Whatever its length, it counts.
+    pub(super) fn counted(self, count: impl FnOnce(usize) -> Room) -> Self {
+        match self {
+            Self::Whole(bytes, None) if !bytes.is_empty() => {
+                let room = count(bytes.len());
+                Self::Whole(bytes, Some(room))
+            }
+            other => other,
+        }
     }
 }
 
@@ -41,22 +67,32 @@ impl hyper::body::Body for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Block>, Infallible>>> {
         match self.get_mut() {
-            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes).chain(Bytes::new()))))),
+            Self::Whole(bytes, _) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes, _) => Poll::Ready(Some(Ok(block(std::mem::take(bytes))))),
+            Self::Unwritten(unwritten) => Poll::Ready(unwritten.next().map(|piece| Ok(block(piece)))),
             Self::Events(events) => Pin::new(events).poll(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(bytes) if bytes.is_empty())
+        match self {
+            Self::Whole(bytes, _) => bytes.is_empty(),
+            Self::Unwritten(unwritten) => unwritten.len() == 0,
+            Self::Events(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Whole(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Unwritten(unwritten) => SizeHint::with_exact(unwritten.len() as u64),
             Self::Events(_) => SizeHint::default(),
         }
     }
+}
+
+fn block(bytes: Bytes) -> Frame<Block> {
+    Frame::data(bytes.chain(Bytes::new()))
 }
 
 /// An answer with this status and this body, and nothing said of it yet.

@@ -1,8 +1,9 @@
 //! One request as a connection: it is in no room, asks one thing, and is answered once. So a publish over HTTP takes the very
 //! way of a `broadcast`, with all its rules.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
+use bytes::Bytes;
 use carillon_core::rooms::Conn;
 use carillon_platform::telemetry::Parent;
 use carillon_proto::{
@@ -16,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Front, Reply,
+    answers::{Account, Answers, Room},
     reply::{Problem, empty, json},
 };
 use crate::shard::Shard;
@@ -27,11 +29,13 @@ pub(crate) struct Request {
     /// Its trace, of which what it publishes is a part.
     pub(crate) parent: Parent,
     answer: Option<oneshot::Sender<Answer>>,
+    /// Where what it is told is counted, and whose it is.
+    counted: (Arc<Answers>, UserId),
 }
 
 /// What a request is told.
 enum Answer {
-    Json(StatusCode, Vec<u8>),
+    Json(StatusCode, Vec<u8>, Option<Room>),
     Done,
     Refused(Problem),
 }
@@ -49,16 +53,30 @@ impl Request {
         let Some(answer) = answer(frame) else { return };
         if let Some(waiting) = self.answer.take() {
             // The client may be gone.
-            let _ = waiting.send(answer);
+            let _ = waiting.send(self.count(frame, answer));
+        }
+    }
+
+    /// What was only read is not told where there is no room for it. It is counted at once: many may come in one turn.
+    fn count(&self, frame: &ServerFrame<'_>, answer: Answer) -> Answer {
+        match answer {
+            Answer::Json(status, text, None) if matches!(frame, ServerFrame::History { .. } | ServerFrame::Presence { .. }) => {
+                let (answers, user) = &self.counted;
+                match answers.hold(Account::User(user.clone()), text.len()) {
+                    Ok(room) => Answer::Json(status, text, Some(room)),
+                    Err(refused) => Answer::Refused(refused),
+                }
+            }
+            other => other,
         }
     }
 }
 
 fn answer(frame: &ServerFrame<'_>) -> Option<Answer> {
     let json = |status, write: &dyn Fn(&mut Vec<u8>)| {
-        let mut out = Vec::with_capacity(256);
+        let mut out = Vec::with_capacity(frame.about_bytes());
         write(&mut out);
-        Some(Answer::Json(status, out))
+        Some(Answer::Json(status, out, None))
     };
     match *frame {
         ServerFrame::Ack { duplicate: true, .. } => json(StatusCode::OK, &|out| frame.write_answer(out)),
@@ -76,7 +94,10 @@ fn answer(frame: &ServerFrame<'_>) -> Option<Answer> {
 impl Answer {
     fn into_reply(self) -> Result<Reply, Problem> {
         match self {
-            Self::Json(status, body) => Ok(json(status, body)),
+            Self::Json(status, text, room) => Ok(json(status, Bytes::from(text)).map(|body| match room {
+                Some(room) => body.counted(|_| room),
+                None => body,
+            })),
             Self::Done => Ok(empty(StatusCode::NO_CONTENT)),
             Self::Refused(problem) => Err(problem),
         }
@@ -92,7 +113,10 @@ pub(super) async fn ask(
     frame: ClientFrame<'_>,
 ) -> Result<Reply, Problem> {
     let (answer, answered) = oneshot::channel();
-    let request = Request { client, parent, answer: Some(answer) };
+    let user = user(&claims)?;
+    // Before anything is read for it.
+    front.answers.admit(&Account::User(user.clone()))?;
+    let request = Request { client, parent, answer: Some(answer), counted: (front.answers.clone(), user) };
     let asked = front.shard.borrow_mut().on_request(claims, request, frame);
     let Some(conn) = asked else {
         return Err(Problem::new(ErrorCode::Unavailable, "too many requests are under way").retry_after_ms(1000));
@@ -118,8 +142,10 @@ impl Drop for UnderWay {
 
 /// Whether a user may ask once more now.
 pub(super) fn admit(front: &Front, claims: &Claims) -> Result<(), Problem> {
-    let user =
-        UserId::parse(&claims.sub).map_err(|_| Problem::new(ErrorCode::Unauthorized, "the token's user is no legal name"))?;
-    let taken = front.rates.take(&user);
+    let taken = front.rates.take(&user(claims)?);
     taken.map_err(|ms| Problem::new(ErrorCode::RateLimited, "too many requests").retry_after_ms(ms))
+}
+
+fn user(claims: &Claims) -> Result<UserId, Problem> {
+    UserId::parse(&claims.sub).map_err(|_| Problem::new(ErrorCode::Unauthorized, "the token's user is no legal name"))
 }

@@ -10,12 +10,14 @@ use http::{
 };
 
 use super::{
-    Front, HEAD_BYTES, Reply, admin, cors, others, pages,
-    reply::{Problem, json, show},
+    Front, HEAD_BYTES, Reply, admin,
+    answers::Account,
+    cors, others, pages,
+    reply::{Body, Problem, json, show},
     rooms,
     strangers::Stranger,
 };
-use crate::{asked, events, upload::Upload, websocket};
+use crate::{asked, engineio, events, upload::Upload, websocket};
 
 /// All of this, for programs (OpenAPI 3.1).
 const OPENAPI: &str = include_str!("../../openapi.json");
@@ -34,8 +36,13 @@ pub(super) async fn answer(front: &Rc<Front>, request: Request<Upload>, stranger
     // Clients of either language leave out the slash at the end now and then.
     let socketio = &front.config.socketio_path;
     if request.uri().path() == socketio || Some(request.uri().path()) == socketio.strip_suffix('/') {
-        // One that polls may wait long for its answer.
-        return front.socketio.answer(request, &|| stranger.is_known()).await.map(super::reply::Body::whole);
+        let sid = engineio::request::read(&request).ok().and_then(|asked| asked.sid);
+        // One that polls may wait long for its answer. What it is answered has left its outbox, and is not read yet.
+        let reply = front.socketio.answer(request, &|| stranger.is_known()).await.map(Body::whole);
+        return match sid {
+            Some(sid) => reply.map(|body| body.counted(|bytes| front.answers.hold_anyway(Account::Transport(sid), bytes))),
+            None => reply,
+        };
     }
     if let Some(page) = front.pages.iter().chain(pages::ADMIN).find(|page| page.path == request.uri().path()) {
         return match *request.method() {

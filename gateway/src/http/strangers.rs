@@ -11,8 +11,11 @@ use std::{
     time::Duration,
 };
 
+use carillon_proto::ids::UserId;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+
+use super::known::{KnownSockets, Place};
 
 /// Those of one shard, by when they came. Of one thread; shared as requests carry it, which may be sent to others.
 pub(crate) struct Strangers {
@@ -33,6 +36,10 @@ pub(crate) struct Stranger {
     turn: u64,
     evicted: CancellationToken,
     is_known: AtomicBool,
+    /// Who has asked over it, once a token was shown.
+    place: Mutex<Option<Place>>,
+    /// It is one of too many of its user.
+    to_go: CancellationToken,
     /// Requests that have no answer yet.
     asks: AtomicUsize,
 }
@@ -52,8 +59,16 @@ impl Strangers {
         here.came += 1;
         let (turn, evicted) = (here.came, CancellationToken::new());
         here.by_turn.insert(turn, evicted.clone());
-        let (strangers, is_known, asks) = (self.clone(), AtomicBool::new(false), AtomicUsize::new(0));
-        (Arc::new(Stranger { strangers, turn, evicted, is_known, asks }), oldest.is_some())
+        let stranger = Stranger {
+            strangers: self.clone(),
+            turn,
+            evicted,
+            is_known: AtomicBool::new(false),
+            place: Mutex::default(),
+            to_go: CancellationToken::new(),
+            asks: AtomicUsize::new(0),
+        };
+        (Arc::new(stranger), oldest.is_some())
     }
 
     fn here(&self) -> MutexGuard<'_, Here> {
@@ -66,6 +81,19 @@ impl Stranger {
     pub(crate) fn is_known(&self) {
         self.is_known.store(true, Relaxed);
         self.strangers.here().by_turn.remove(&self.turn);
+    }
+
+    /// Its client is this user, as far as the newest request says.
+    pub(super) fn is_known_as(&self, user: UserId, sockets: &Arc<KnownSockets>) {
+        let mut place = self.place.lock().expect("nobody panics while it is held");
+        // It counts once.
+        *place = None;
+        *place = Some(sockets.ask(user, self.to_go.clone()));
+    }
+
+    /// Resolves when it is one of too many of its user.
+    pub(super) async fn one_of_too_many(&self) {
+        self.to_go.cancelled().await;
     }
 
     /// Resolves when it has to go.

@@ -6,6 +6,7 @@ use carillon_platform::auth::VerifyError;
 use carillon_proto::{
     claims::Claims,
     codes::{Close, ErrorCode},
+    ids::UserId,
 };
 use http::{Extensions, HeaderMap};
 
@@ -37,7 +38,16 @@ impl Front {
 
     /// The claims of a request's bearer token (RFC 6750, section 2.1).
     pub(crate) async fn bearer(&self, headers: &HeaderMap, asked: &Extensions) -> Result<Claims, Problem> {
-        self.verify(bearer(headers).as_deref(), asked).await.map_err(refused)
+        let claims = self.verify(bearer(headers).as_deref(), asked).await.map_err(refused)?;
+        self.count_socket(&claims, asked);
+        Ok(claims)
+    }
+
+    /// The socket is one of this user's. Not for those that become a connection, which is counted as such.
+    pub(crate) fn count_socket(&self, claims: &Claims, asked: &Extensions) {
+        if let (Some(stranger), Ok(user)) = (asked.get::<Arc<Stranger>>(), UserId::parse(&claims.sub)) {
+            stranger.is_known_as(user, &self.known);
+        }
     }
 }
 

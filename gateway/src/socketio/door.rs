@@ -22,7 +22,8 @@ use super::{
 use crate::{
     Counters,
     config::Config,
-    engineio::{Application, Socket, peer::Over},
+    engineio::{Application, Socket, peer::Over, request::Sid},
+    http::{Account, Answers},
     shard::{Opening, Returning, Shard},
 };
 
@@ -40,6 +41,7 @@ pub(crate) struct SocketIoDoor {
     /// Clients that may be here without a good token, each for [`Config::handshake_ms`]. When there are more, the one that has
     /// taken the longest has to go.
     most_strangers: usize,
+    answers: Arc<Answers>,
     counters: Arc<Counters>,
 }
 
@@ -113,6 +115,7 @@ impl SocketIoDoor {
         config: &Config,
         shard: Rc<RefCell<Shard>>,
         verifier: Arc<dyn TokenVerifier>,
+        answers: Arc<Answers>,
         counters: Arc<Counters>,
     ) -> Self {
         let records = shard.borrow().records();
@@ -124,6 +127,7 @@ impl SocketIoDoor {
             handshake: Duration::from_millis(config.handshake_ms),
             guests: Rc::default(),
             most_strangers: config.unauthenticated,
+            answers,
             counters,
         }
     }
@@ -304,6 +308,10 @@ fn is_pid(pid: &str) -> bool {
 impl Application for SocketIoDoor {
     fn admits(&self) -> bool {
         self.shard.borrow().has_room()
+    }
+
+    fn may_poll(&self, sid: Sid) -> bool {
+        self.answers.admit(&Account::Transport(sid)).is_ok()
     }
 
     fn is_known(&self, socket: &Socket) -> bool {

@@ -62,6 +62,7 @@ impl<A: Application> Server<A> {
                 self.poll(sid).await.map(text)
             }
             (Transport::Polling, Some(sid)) => match *request.method() {
+                Method::GET if !self.app.may_poll(sid) => Err(Refused::NotNow),
                 Method::GET => {
                     let polled = self.poll(sid).await;
                     // It may have shown meanwhile who it is.
@@ -92,6 +93,7 @@ impl<A: Application> Server<A> {
         on_known: &dyn Fn(),
     ) -> Result<Response<Bytes>, Refused> {
         match (transport, request.method()) {
+            (Transport::Polling, &Method::GET) if !self.app.may_poll(sid) => Err(Refused::NotNow),
             (Transport::Polling, &Method::GET) => {
                 let number = elsewhere.number();
                 let known = elsewhere.known(number, sid);
@@ -120,9 +122,9 @@ impl<A: Application> Server<A> {
         }
     }
 
-    /// Reads a body, in the time in which a client that says nothing would be given up anyway.
+    /// Reads a body, in the time that there is for one.
     async fn body(&self, body: Upload) -> Result<Bytes, Refused> {
-        let patience = Duration::from_millis(self.config.ping_interval_ms + self.config.ping_timeout_ms);
+        let patience = Duration::from_millis(self.config.body_ms);
         let read = Limited::new(body, self.config.max_payload).collect();
         match tokio::time::timeout(patience, read).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
