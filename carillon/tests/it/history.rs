@@ -62,6 +62,35 @@ async fn newest_after_a_crash_has_more() {
     assert_eq!((history.offsets(), history.flag("more")), (vec![6], true));
 }
 
+/// Where an owner reads one part of the log at a time, whoever else asks waits, and is answered all the same.
+#[tokio::test]
+async fn owner_that_reads_little_at_a_time_answers_all() {
+    const READERS: usize = 8;
+    const QUESTIONS: u64 = 16;
+    let server = Server::with(&[("limits.owner_reads", "1")]).await;
+    let mut ada = server.connect("ada").await;
+    ada.count("lobby", 1..=STORED).await;
+    let mut readers = Vec::new();
+    for number in 0..READERS {
+        readers.push(server.connect(&format!("reader{number}")).await);
+    }
+    // All of them old enough to be in the log alone.
+    for reader in &mut readers {
+        for question in 0..QUESTIONS {
+            reader.ask("history", "lobby", &format!(r#""after":{question},"limit":20"#)).await;
+        }
+    }
+    // One that goes away takes none of the others along.
+    readers.pop();
+    for reader in &mut readers {
+        for question in 0..QUESTIONS {
+            let history = reader.expect("history").await;
+            assert_eq!(history.offsets(), (question + 1..=question + 20).collect::<Vec<_>>());
+        }
+    }
+    assert_eq!(ada.say("lobby", STORED + 1).await.number("offset"), STORED + 1);
+}
+
 #[tokio::test]
 async fn pages_add_up() {
     let server = Server::start().await;
