@@ -58,11 +58,11 @@ pub trait Kv: Send + Sync + 'static {
 
     /// All entries, in no particular order.
     fn list(&self) -> BoxFuture<'_, Result<Vec<(String, Entry)>, KvError>> {
-        self.list_after(0)
+        Box::pin(async { Ok(self.list_after(0).await?.entries) })
     }
 
     /// The entries that were written after this revision. What was deleted since is not told.
-    fn list_after(&self, revision: Revision) -> BoxFuture<'_, Result<Vec<(String, Entry)>, KvError>>;
+    fn list_after(&self, revision: Revision) -> BoxFuture<'_, Result<Listed, KvError>>;
 
     /// Writes, whatever is there.
     fn put(&self, key: &str, value: Bytes) -> BoxFuture<'_, Result<Revision, KvError>>;
@@ -75,6 +75,16 @@ pub trait Kv: Send + Sync + 'static {
 
     /// Takes away what is there, if anything is.
     fn delete(&self, key: &str) -> BoxFuture<'_, Result<(), KvError>>;
+}
+
+/// Entries of a bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// With their keys, in no particular order.
+    pub entries: Vec<(String, Entry)>,
+    /// The bucket was read up to here, deletions included. It is smaller than that of an earlier list only where what answered
+    /// lags behind, or the bucket was lost and made anew.
+    pub upto: Revision,
 }
 
 /// What is there under a key.

@@ -1,6 +1,6 @@
 //! What a gateway knows of the tokens that were taken back. The bucket is the truth; a notice on the bus makes it fast; the
-//! bucket is read again every few seconds and whenever the bus comes back, so that a lost notice is a late one. A token is
-//! refused here however it was found good before.
+//! bucket is read again every few seconds and whenever the bus comes back, so that a lost notice is a late one, and one that
+//! was made up is forgotten. A token is refused here however it was found good before.
 //!
 //! ```text
 //!   writer ─▶ bucket ──── read, read again ──▶ set ─▶ check (every token, every connection after it is registered)
@@ -27,17 +27,18 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Revoked, TokenMark, TokenVerifier, VerifyError};
+use super::{Revoked, TokenMark, TokenVerifier, VerifyError, revoked::Known};
 use crate::{
     bus::{Bus, Subscription},
-    kv::{Bucket, Buckets, Kv, KvError, Revision},
+    kv::{Bucket, Buckets, Kv, KvError, Listed, Revision},
     telemetry::{Figures, Reading, Unit},
 };
 
 /// Where revocations are kept.
 pub const REVOCATIONS: Bucket = Bucket::new("revocations");
 
-/// So many reads of what is new, then one of all: a bucket that was lost and made anew counts its writes from the start.
+/// So many reads of what is new, then one of all: a bucket that was lost and made anew counts its writes from the start, and
+/// what the bucket does not have was made up by whoever told it.
 const READS_BETWEEN_WHOLE: u32 = 12;
 
 /// The pause after a failure.
@@ -57,7 +58,7 @@ pub enum News {
 
 /// The tokens that were taken back, as far as this process knows.
 pub struct Revocations {
-    set: RwLock<Revoked>,
+    known: RwLock<Known>,
     /// Whether the bucket was read at all: until then nobody knows who may come in.
     is_known: watch::Sender<bool>,
     news: broadcast::Sender<News>,
@@ -70,7 +71,7 @@ pub struct Revocations {
 impl Default for Revocations {
     fn default() -> Self {
         Self {
-            set: RwLock::default(),
+            known: RwLock::default(),
             is_known: watch::Sender::new(false),
             news: broadcast::Sender::new(NEWS),
             key_withdrawals: watch::Sender::default(),
@@ -98,8 +99,7 @@ impl Revocations {
 
     /// Whether a token of this user was taken back.
     pub fn covers(&self, sub: &str, mark: TokenMark) -> bool {
-        let set = self.set.read();
-        !set.is_empty() && set.covers(sub, mark)
+        self.known.read().covers(sub, mark)
     }
 
     /// Whether what others know can't be read now.
@@ -151,18 +151,19 @@ impl Revocations {
 
     fn on_notice(&self, told: Told) {
         match told {
-            Told::Revoked(revocation) => self.take([revocation]),
+            Told::Revoked(revocation) => self.on_revoked(&revocation),
             // Nobody is there to hear it while no shard runs.
             Told::Disconnect(user) => drop(self.news.send(News::Disconnect(user.into()))),
             Told::KeysWithdrawn(_) => self.key_withdrawals.send_modify(|count| *count += 1),
         }
     }
 
-    fn take(&self, revocations: impl IntoIterator<Item = Revocation>) {
-        let is_news = {
-            let mut set = self.set.write();
-            revocations.into_iter().filter(|revocation| set.add(revocation)).count() > 0
-        };
+    fn on_revoked(&self, revocation: &Revocation) {
+        let is_news = self.known.write().on_notice(revocation);
+        self.tell_if(is_news);
+    }
+
+    fn tell_if(&self, is_news: bool) {
         if is_news {
             let _ = self.news.send(News::Revoked);
         }
@@ -180,8 +181,8 @@ impl Revocations {
         loop {
             let after = if reads % READS_BETWEEN_WHOLE == 0 { 0 } else { seen };
             match self.read_after(&*kv, after).await {
-                Ok(newest) => {
-                    (seen, reads) = (newest.unwrap_or(after), reads + 1);
+                Ok(upto) => {
+                    (seen, reads) = (upto, reads + 1);
                     sleep(read_again).await;
                 }
                 Err(error) => {
@@ -193,18 +194,30 @@ impl Revocations {
         }
     }
 
-    /// The newest revision, if there is anything.
-    async fn read_after(&self, kv: &dyn Kv, after: Revision) -> Result<Option<Revision>, KvError> {
-        let entries = kv.list_after(after).await?;
-        let newest = entries.iter().map(|(_, entry)| entry.revision).max();
-        self.take(entries.into_iter().filter_map(|(_, entry)| Revocation::decode(entry.value).ok()));
-        self.set.write().forget(now_ms());
+    /// How far it was read.
+    async fn read_after(&self, kv: &dyn Kv, after: Revision) -> Result<Revision, KvError> {
+        let Listed { entries, upto } = kv.list_after(after).await?;
+        let mut listed = Revoked::default();
+        for revocation in entries.into_iter().filter_map(|(_, entry)| Revocation::decode(entry.value).ok()) {
+            listed.add(&revocation);
+        }
+        let is_news = self.known.read().lacks(&listed);
+        {
+            let mut known = self.known.write();
+            if after == 0 {
+                known.on_whole(listed, upto)
+            } else {
+                known.on_read(listed, upto)
+            }
+            known.forget(now_ms());
+        }
+        self.tell_if(is_news);
         self.read_ms.store(self.start.elapsed().as_millis() as u64, Relaxed);
         if self.is_cut_off.swap(false, Relaxed) {
             tracing::info!("the revocations can be read again");
         }
         self.is_known.send_if_modified(|is_known| !std::mem::replace(is_known, true));
-        Ok(newest)
+        Ok(upto)
     }
 
     /// One line when the bucket goes, not one for each try.
@@ -218,7 +231,7 @@ impl Revocations {
 impl Figures for Revocations {
     fn read(&self, to: &mut Reading) {
         let age_ms = self.start.elapsed().as_millis() as u64 - self.read_ms.load(Relaxed);
-        let known = self.set.read().len() as f64;
+        let known = self.known.read().len() as f64;
         to.gauge("carillon.revocations", "Revocations that this process knows.", Unit::Count, known);
         let help = "Time since the revocations were last read.";
         to.gauge("carillon.revocations.age", help, Unit::Seconds, age_ms as f64 / 1e3);
@@ -327,6 +340,28 @@ mod tests {
         world.bus.publish(notice::SUBJECT, told(Told::KeysWithdrawn(true)).into());
         withdrawals.changed().await.unwrap();
         assert!(revocations.check(&claims("a")).is_err());
+    }
+
+    #[tokio::test]
+    async fn notice_that_the_bucket_does_not_confirm_is_forgotten() {
+        let world = World::new().await;
+        let revocations = world.start(Duration::from_millis(5));
+        revocations.wait_until_known().await;
+        let told = |jti| Notice { version: notice::VERSION, notice: Some(Told::Revoked(revocation(jti))) }.encode_to_vec();
+        let mut news = revocations.news();
+        world.kv.put("true", revocation("true").encode_to_vec().into()).await.unwrap();
+        for jti in ["true", "forged"] {
+            world.bus.publish(notice::SUBJECT, told(jti).into());
+        }
+        assert!(matches!(news.recv().await, Ok(News::Revoked)));
+        while revocations.check(&claims("forged")).is_err() || revocations.known.read().len() > 1 {
+            assert!(revocations.check(&claims("true")).is_err());
+            sleep(Duration::from_millis(1)).await;
+        }
+        for _ in 0..100 {
+            assert!(revocations.check(&claims("true")).is_err());
+            sleep(Duration::from_millis(1)).await;
+        }
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use tokio::sync::SetOnce;
 
-use super::{Bucket, Buckets, Entry, Kv, KvError, Revision};
+use super::{Bucket, Buckets, Entry, Kv, KvError, Listed, Revision};
 use crate::nats::Nats;
 
 /// What a message of a bucket does, where it is no value.
@@ -201,11 +201,11 @@ impl NatsKv {
         Err(KvError::Conflict)
     }
 
-    async fn all_after(&self, after: Revision) -> Result<Vec<(String, Entry)>, KvError> {
+    async fn all_after(&self, after: Revision) -> Result<Listed, KvError> {
         let state = self.stream.get_info().await.map_err(unavailable)?.state;
         let mut entries = Vec::new();
         if state.messages == 0 || state.last_sequence <= after {
-            return Ok(entries);
+            return Ok(Listed { entries, upto: state.last_sequence });
         }
         let deliver_policy = match after {
             0 => DeliverPolicy::LastPerSubject,
@@ -228,7 +228,7 @@ impl NatsKv {
             }
             // Up to what the leader has: the consumer may be on a replica that lags.
             if pending == 0 && revision >= state.last_sequence {
-                return Ok(entries);
+                return Ok(Listed { entries, upto: revision });
             }
         }
     }
@@ -245,7 +245,7 @@ impl Kv for NatsKv {
         .boxed()
     }
 
-    fn list_after(&self, revision: Revision) -> BoxFuture<'_, Result<Vec<(String, Entry)>, KvError>> {
+    fn list_after(&self, revision: Revision) -> BoxFuture<'_, Result<Listed, KvError>> {
         async move { self.while_up(self.all_after(revision)).await }.boxed()
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use carillon_platform::kv::{Bucket, Buckets, Entry, Kv, KvError, MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use carillon_platform::kv::{Bucket, Buckets, Entry, Kv, KvError, Listed, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use futures_util::future::{BoxFuture, join_all};
 use tokio::time::{sleep, timeout};
 
@@ -152,10 +152,10 @@ pub(crate) async fn lists_are_whole(world: &impl World) {
         kv.put(&format!("key {n}"), format!("again {n}").into()).await.unwrap();
     }
     let before = kv.put("key 1", "late".into()).await.unwrap();
-    assert_eq!(kv.list_after(before).await, Ok(vec![]));
+    assert_eq!(kv.list_after(before).await, Ok(Listed { entries: vec![], upto: before }));
     let revision = kv.put("key 2", "later".into()).await.unwrap();
     let later = ("key 2".to_owned(), Entry { value: "later".into(), revision });
-    assert_eq!(kv.list_after(before).await, Ok(vec![later]));
+    assert_eq!(kv.list_after(before).await, Ok(Listed { entries: vec![later], upto: revision }));
     let all = listed(&kv).await;
     assert_eq!(all.len(), 300);
     assert_eq!((&all["key 3"][..], &all["key 4"][..]), (&b"again 3"[..], &b"4"[..]));
@@ -163,6 +163,7 @@ pub(crate) async fn lists_are_whole(world: &impl World) {
         kv.delete(&format!("key {n}")).await.unwrap();
     }
     assert_eq!(listed(&kv).await.into_keys().collect::<Vec<_>>(), ["key 299"]);
+    assert!(kv.list_after(0).await.unwrap().upto >= revision, "the newest entry is gone, and yet that far was read");
 }
 
 pub(crate) async fn odd_keys_stay_apart(world: &impl World) {

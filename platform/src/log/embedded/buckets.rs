@@ -19,7 +19,7 @@ use super::{
     writer::Command,
 };
 use crate::{
-    kv::{self, Bucket, Buckets, Entry, Kv, KvError, Revision},
+    kv::{self, Bucket, Buckets, Entry, Kv, KvError, Listed, Revision},
     log::{AppendError, LogError},
 };
 
@@ -114,14 +114,15 @@ impl Kv for EmbeddedKv {
         .boxed()
     }
 
-    fn list_after(&self, revision: Revision) -> BoxFuture<'_, Result<Vec<(String, Entry)>, KvError>> {
+    fn list_after(&self, revision: Revision) -> BoxFuture<'_, Result<Listed, KvError>> {
         let bucket = self.bucket;
         async move {
-            let found = self.log.read_store(move |reads| reads.entries(bucket.name)).await.map_err(broken)?;
+            let read = move |reads: Reads<'_>| Ok((reads.last_revision()?, reads.entries(bucket.name)?));
+            let (upto, found) = self.log.read_store(read).await.map_err(broken)?;
             let now = now_ms();
             let live =
                 found.into_iter().filter(|(_, found)| found.entry.revision > revision && !found.is_over(bucket.max_age, now));
-            Ok(live.map(|(key, found)| (key, found.entry)).collect())
+            Ok(Listed { entries: live.map(|(key, found)| (key, found.entry)).collect(), upto })
         }
         .boxed()
     }
