@@ -151,16 +151,13 @@ impl Authority {
         if header.crit.is_some() {
             return Err(refused("has critical header fields"));
         }
-        let no_key = |why: &str| {
+        let no_key = |name: String, why: String| {
             // The key set has no symmetric keys: looking again finds none.
             let may_come = header.alg != Algorithm::HS256 && ALGORITHMS.contains(&header.alg);
-            match &header.kid {
-                _ if !may_come => refused(why),
-                Some(kid) => Problem::NoKey { name: kid.clone(), why: why.to_owned() },
-                None => Problem::NoKey { name: nameless(token), why: why.to_owned() },
-            }
+            if may_come { Problem::NoKey { name, why } } else { refused(why) }
         };
-        let candidates = self.keys.candidates(&header).map_err(|why| no_key(&why))?;
+        let named = || header.kid.clone().unwrap_or_else(|| alone(token));
+        let candidates = self.keys.candidates(&header).map_err(|why| no_key(named(), why))?;
         for candidate in candidates {
             match jsonwebtoken::decode::<Claims>(token, &candidate.key, &candidate.validation) {
                 Ok(token) => return Ok(token.claims),
@@ -168,9 +165,9 @@ impl Authority {
                 Err(error) => return Err(refused(told(&error))),
             }
         }
-        let why = "no key made this signature";
-        // Without a `kid` any key may have made it, so one that was published meanwhile may have, too.
-        Err(if header.kid.is_none() { no_key(why) } else { refused(why) })
+        // Without a `kid` any key may have made it, so one that was published meanwhile may have, too. So may another key under
+        // a `kid` that is known; and whoever makes signatures up under it must not be in that one's way.
+        Err(no_key(alone(token), "no key made this signature".to_owned()))
     }
 
     /// What a token says that no key at hand has made. Nothing of it is believed, but where it has ended, that is the end.
@@ -271,9 +268,9 @@ enum Problem {
     },
 }
 
-/// What a token without a `kid` is remembered by where no key is found for it: the end of its signature, and nothing that
+/// What a token is remembered by where the keys that it may be by did not make it: the end of its signature, and nothing that
 /// could be a `kid`. So what is made up stands in nobody's way.
-fn nameless(token: &str) -> String {
+fn alone(token: &str) -> String {
     const BYTES: usize = 128;
     let bytes = token.as_bytes();
     format!("\0{}", String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(BYTES)..]))

@@ -3,8 +3,8 @@
 //! makes such tokens up would like.
 //!
 //! ```text
-//!   token with an unknown kid ─▶ wanted ─▶ keeper ─▶ fetch ─▶ set, looks ─▶ whoever waits looks again
-//!            every jwt.jwks_refresh_s ──────▲ at most one per PAUSE
+//!   token that no key has made ─▶ wanted ─▶ keeper ─▶ fetch ─▶ set, looks ─▶ whoever waits looks again
+//!             every jwt.jwks_refresh_s ──────▲ at most one per PAUSE
 //! ```
 
 use std::{
@@ -171,8 +171,8 @@ impl RemoteKeys {
         }
     }
 
-    /// Waits for a look that began after this call, because no key at hand has this `kid`, or has made the token that goes by
-    /// this name for want of one.
+    /// Waits for a look that began after this call, because no key at hand has this `kid`, or those that might have made a token
+    /// did not: that one goes by a name of its own.
     pub(crate) async fn look_for(&self, kid: &str) -> Looked {
         let asked = Instant::now();
         if self.is_absent(kid, asked) {
