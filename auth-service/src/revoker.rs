@@ -1,5 +1,5 @@
-//! Takes tokens back: stores each revocation in its bucket, under a key of its own, and tells the gateways. Looks after the
-//! bucket too: what covers no living token any more is taken out.
+//! Takes tokens back: stores each revocation in its bucket, under a key of its own, and tells the gateways. Looks after what is
+//! there, too: what covers no living token any more is taken out. The bucket itself is the fanout service's to make.
 
 use std::{
     collections::HashMap,
@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// How often the bucket is looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
-/// How often the bucket is looked at, so that one that NATS has lost is there again before long.
+/// How often the bucket is looked at, so that one that NATS has lost and another service has made again is counted anew.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What is asked for then. No entry has this key.
@@ -50,7 +50,7 @@ const MOST: usize = 500_000;
 /// Writes revocations.
 pub struct Revoker {
     buckets: Arc<dyn Buckets>,
-    /// As long as it does what it is asked: one that was lost is made anew.
+    /// As long as it does what it is asked.
     kv: Mutex<Option<Arc<dyn Kv>>>,
     bus: Arc<dyn Bus>,
     /// How long a token that is alive now may still live, leeway on both sides included; none: nobody knows.
@@ -116,12 +116,12 @@ impl Revoker {
         Ok((key, Revocation { version: notice::VERSION, tokens: Some(tokens), until_ms }))
     }
 
-    /// The bucket, which is made where there is none: gateways wait for it, and only read.
+    /// The bucket, once it is there.
     async fn kv(&self) -> Result<Arc<dyn Kv>, KvError> {
         if let Some(kv) = self.opened().clone() {
             return Ok(kv);
         }
-        let kv = self.buckets.open(REVOCATIONS).await?;
+        let kv = self.buckets.find(REVOCATIONS).await?;
         *self.opened() = Some(kv.clone());
         Ok(kv)
     }
@@ -134,7 +134,7 @@ impl Revoker {
         *self.opened() = None;
     }
 
-    /// Takes out, now and then, what covers no living token any more, and sees that the bucket is there. Never ends.
+    /// Takes out, now and then, what covers no living token any more. Never ends.
     pub async fn sweep(self: Arc<Self>) {
         loop {
             match self.sweep_at(now_ms()).await {

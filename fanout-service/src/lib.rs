@@ -6,6 +6,7 @@ mod hooks;
 mod hops;
 mod lease;
 mod owner;
+mod shared_buckets;
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +14,10 @@ use bytes::Bytes;
 use carillon_core::partition;
 use carillon_platform::{bus::Bus, kv::Buckets, log::Log, settings::Settings, shutdown::Shutdown, telemetry::Tracer};
 use carillon_proto::ids::{PARTITIONS, PartitionId};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use clock::Clock;
 pub use hooks::Counters as HookCounters;
@@ -45,6 +49,8 @@ pub struct Fanout {
     pub tracer: Tracer,
     /// Who is told of what happens, if anybody is.
     hooks: Option<Arc<Hooks>>,
+    /// For how long clients of Socket.IO may come back.
+    recovery_s: u64,
     clock: Clock,
 }
 
@@ -82,6 +88,7 @@ impl Fanout {
             counters: Arc::default(),
             tracer: Tracer::default(),
             hooks,
+            recovery_s: settings.socketio.recovery_s,
             clock: Clock::start(),
         })
     }
@@ -101,6 +108,8 @@ impl Fanout {
     /// Owns its share of the partitions until `stop` is cancelled, gives them away then, and resolves when that is done. The
     /// gateways in the same process need their owners until their last client has left.
     pub async fn run(self, stop: CancellationToken, shutdown: Shutdown) {
+        // Other processes use them: those wait for no lease.
+        let _buckets = AbortOnDropHandle::new(tokio::spawn(shared_buckets::keep(self.buckets.clone(), self.recovery_s)));
         let leases = tokio::select! {
             leases = Leases::open(&self) => leases,
             () = stop.cancelled() => return,

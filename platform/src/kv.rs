@@ -45,6 +45,17 @@ impl Bucket {
     pub const fn new(name: &'static str) -> Self {
         Self { name, max_age: None }
     }
+
+    /// What clients of Socket.IO need to come back for `recovery_s` seconds after they were last here; gateways write it anew
+    /// [`Self::WRITES_PER_RECOVERY`] times in that time.
+    pub const fn socketio(recovery_s: u64) -> Self {
+        // The last write may be a share of its life old when the client goes.
+        let max_age_s = recovery_s + recovery_s.div_ceil(Self::WRITES_PER_RECOVERY) + 1;
+        Self { name: "socketio", max_age: Some(Duration::from_secs(max_age_s)) }
+    }
+
+    /// See [`Self::socketio`].
+    pub const WRITES_PER_RECOVERY: u64 = 4;
 }
 
 /// One bucket. Keys are any text of 1 to [`MAX_KEY_BYTES`] bytes, values any bytes up to [`MAX_VALUE_BYTES`].

@@ -294,7 +294,7 @@ settings! {
         /// How long after a Socket.IO ping a silent client is given up, milliseconds.
         ping_timeout_ms: u64 = 20_000, count(10..=HOUR_MS), "gateway";
         /// How long a Socket.IO client may be away and recover its rooms, seconds.
-        recovery_s: u64 = 86_400, count(1..=YEAR_S), "gateway";
+        recovery_s: u64 = 86_400, count(1..=YEAR_S), "gateway, fanout";
     }
     sections {}
 }

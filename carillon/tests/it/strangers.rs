@@ -15,6 +15,7 @@ use prost::Message as _;
 
 use crate::client::Dial;
 use crate::http::Call;
+use crate::polling::Polling;
 use crate::server::{PATIENCE, Server, Service, get, until_metric, value_of};
 
 /// Publishes as a plain NATS client does, and waits until the server has taken it all (a pong follows everything before it).
@@ -78,19 +79,26 @@ fn talk(nats: SocketAddr, lines: &str) -> String {
 
 /// A disk that was lost, or an operator's slip.
 #[tokio::test]
-async fn revocations_that_nats_has_lost_begin_anew() {
+async fn buckets_that_nats_has_lost_begin_anew() {
     let mut server = Server::cluster().await;
     let nats = server.service(Service::Nats).listen;
-    let mut stream = TcpStream::connect(nats).unwrap();
-    let ask = "CONNECT {\"verbose\":false}\r\nSUB answer 1\r\nPUB $JS.API.STREAM.DELETE.KV_revocations answer 0\r\n\r\n";
-    stream.write_all(ask.as_bytes()).unwrap();
-    assert!(BufReader::new(stream).lines().any(|line| line.unwrap().contains(r#""success":true"#)));
+    for bucket in ["revocations", "socketio"] {
+        let mut stream = TcpStream::connect(nats).unwrap();
+        let delete = format!("PUB $JS.API.STREAM.DELETE.KV_{bucket} answer 0\r\n\r\n");
+        stream.write_all(format!("CONNECT {{\"verbose\":false}}\r\nSUB answer 1\r\n{delete}").as_bytes()).unwrap();
+        assert!(BufReader::new(stream).lines().any(|line| line.unwrap().contains(r#""success":true"#)), "{bucket}");
+    }
     // Nobody revokes anything meanwhile. Who comes new knows nothing, and waits until there is something to know.
     let other = server.another_gateway("b").await;
     let token = server.token("ada");
     let started = Instant::now();
     while Dial::to(other.listen).token(&token).attempt().await.is_none() {
         assert!(started.elapsed() < PATIENCE, "nobody makes it");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let auth = format!(r#"{{"token":"{token}"}}"#);
+    while !Polling::connect(&server, &auth).await.1.starts_with("40{") {
+        assert!(started.elapsed() < PATIENCE, "no client of Socket.IO can come");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let admin = server.token_for("backend", r#"[{"rooms":["*"],"can":["admin"]}]"#);
@@ -114,6 +122,19 @@ async fn subjects_are_for_services_only() {
         assert_eq!(answer.status, 204, "{path}: {}", answer.body);
     }
     assert_eq!((ada.closed().await.0, bob.closed().await.0), (4001, 4003));
+    let answer = Call::new("DELETE", "/rooms/lobby").token(&admin).to(&server).await;
+    assert!(answer.status < 300, "{}", answer.body);
+    let (_cid, answer) = Polling::connect(&server, &format!(r#"{{"token":"{}"}}"#, server.token("cid"))).await;
+    assert!(answer.starts_with("40{"), "{answer}");
+    // So does beginning with what is there.
+    server.service(Service::Fanout).kill().await;
+    server.service(Service::Fanout).start_again().await;
+    server.kill_and_restart().await;
+    let mut dan = server.connect("dan").await;
+    dan.join("lobby").await;
+    dan.say("lobby", 2).await;
+    let logged = std::fs::read_to_string(server.service(Service::Nats).log()).unwrap();
+    assert!(!logged.contains("Violation"), "somebody can't do what he has to: {logged}");
     // Nobody else gets in, and nobody oversteps.
     assert!(talk(nats, "CONNECT {\"verbose\":false}\r\n").contains("Authorization Violation"));
     for (service, line) in [
@@ -125,6 +146,9 @@ async fn subjects_are_for_services_only() {
         ("gateway", "PUB $JS.API.STREAM.DELETE.KV_revocations 0\r\n\r\n"),
         ("gateway", "PUB $JS.API.STREAM.UPDATE.KV_revocations 0\r\n\r\n"),
         ("gateway", "PUB $JS.API.STREAM.CREATE.KV_revocations 0\r\n\r\n"),
+        ("gateway", "PUB $JS.API.STREAM.UPDATE.KV_socketio 0\r\n\r\n"),
+        ("gateway", "PUB $JS.API.STREAM.CREATE.KV_socketio 0\r\n\r\n"),
+        ("gateway", "PUB $JS.API.CONSUMER.CREATE.KV_socketio.x 0\r\n\r\n"),
         ("gateway", "SUB _INBOX.> 1\r\n"),
         ("gateway", "SUB _INBOX.auth.> 1\r\n"),
         ("auth", "SUB _INBOX.gateway.> 1\r\n"),
@@ -132,11 +156,17 @@ async fn subjects_are_for_services_only() {
         ("fanout", "PUB _INBOX.auth.x 0\r\n\r\n"),
         ("fanout", "PUB $JS.API.STREAM.PURGE.KV_revocations 0\r\n\r\n"),
         ("auth", "PUB pub.1 0\r\n\r\n"),
+        ("auth", "PUB $JS.API.STREAM.UPDATE.KV_revocations 0\r\n\r\n"),
+        ("auth", "PUB $JS.API.STREAM.CREATE.KV_revocations 0\r\n\r\n"),
         ("auth", "SUB gw.> 1\r\n"),
         ("auth", "PUB $KV.leases.x 0\r\n\r\n"),
         ("fanout", "PUB notice 0\r\n\r\n"),
         ("fanout", "PUB $KV.revocations.x 0\r\n\r\n"),
         ("fanout", "PUB $JS.API.STREAM.MSG.DELETE.KV_revocations 0\r\n\r\n"),
+        ("fanout", "PUB $KV.socketio.x 0\r\n\r\n"),
+        ("fanout", "PUB $JS.API.STREAM.DELETE.LOG_1 0\r\n\r\n"),
+        ("fanout", "PUB $JS.API.STREAM.RESTORE.x 0\r\n\r\n"),
+        ("fanout", "PUB $JS.API.STREAM.SNAPSHOT.LOG_1 0\r\n\r\n"),
         ("fanout", "SUB gw.> 1\r\n"),
     ] {
         let login = format!("CONNECT {{\"verbose\":false,\"user\":\"{service}\",\"pass\":\"pass-{service}\"}}\r\n");

@@ -7,7 +7,7 @@ use carillon_core::{
     rooms::Conn,
     session::{Act, Pace, Scratch},
 };
-use carillon_platform::kv::{KvError, Revision};
+use carillon_platform::kv::{Bucket, KvError, Revision};
 use carillon_proto::{
     codes::{Close, ErrorCode},
     frame::{BadFrame, ClientFrame, Incoming},
@@ -23,7 +23,6 @@ use crate::{
     socketio::{
         client::Event,
         events, packet,
-        records::WRITES_PER_LIFE,
         seat::{RETURN, Seat, Todo},
     },
     wheel::Due,
@@ -235,7 +234,7 @@ impl Shard {
 
     fn schedule_record(&mut self, conn: Conn) {
         let now = self.now();
-        let in_ms = (self.config.recovery_s * 1000 / WRITES_PER_LIFE).max(1000);
+        let in_ms = (self.config.recovery_s * 1000 / Bucket::WRITES_PER_RECOVERY).max(1000);
         self.wheel.schedule(now.mono_ms + in_ms, conn, Due::Record);
     }
 

@@ -4,7 +4,6 @@
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use tokio::sync::OnceCell;
 /// The records of all clients.
 pub(crate) struct Records {
     buckets: Arc<dyn Buckets>,
-    max_age: Duration,
+    bucket: Bucket,
     kv: OnceCell<Arc<dyn Kv>>,
     forgetting: Forgetting,
 }
@@ -24,20 +23,15 @@ pub(crate) struct Records {
 /// Records that are being forgotten by any shard of this gateway: a client that leaves and comes at once finds none.
 pub(crate) type Forgetting = Arc<Mutex<HashSet<String>>>;
 
-/// Records are written anew while their client is here, this many times in the time that they must last.
-pub(crate) const WRITES_PER_LIFE: u64 = 4;
-
 impl Records {
     /// Each kept for `recovery_s` seconds after its client was last here.
     pub(crate) fn new(buckets: Arc<dyn Buckets>, recovery_s: u64, forgetting: Forgetting) -> Self {
-        // The last write may be a share of its life old when the client goes.
-        let max_age = Duration::from_secs(recovery_s + recovery_s.div_ceil(WRITES_PER_LIFE) + 1);
-        Self { buckets, max_age, kv: OnceCell::new(), forgetting }
+        Self { buckets, bucket: Bucket::socketio(recovery_s), kv: OnceCell::new(), forgetting }
     }
 
+    /// The fanout service makes it: until then, nothing can be kept, and clients are told to come back.
     async fn kv(&self) -> Result<&Arc<dyn Kv>, KvError> {
-        let bucket = Bucket { name: "socketio", max_age: Some(self.max_age) };
-        self.kv.get_or_try_init(|| self.buckets.open(bucket)).await
+        self.kv.get_or_try_init(|| self.buckets.find(self.bucket)).await
     }
 
     /// What is kept under a `pid`, if anything is.

@@ -70,7 +70,20 @@ impl Buckets for NatsBuckets {
         async move {
             let nats = self.nats.wait().await.clone();
             let context = jetstream::new(nats.client().clone());
-            let looked = async { context.get_stream(stream(bucket)).await.map(drop).map_err(unavailable) };
+            let looked = async {
+                let found = context.get_stream(stream(bucket)).await.map_err(unavailable)?;
+                let max_age = found.cached_info().config.max_age;
+                let wanted = bucket.max_age.unwrap_or_default();
+                if !max_age.is_zero() && (wanted.is_zero() || wanted > max_age) {
+                    tracing::warn!(
+                        bucket = bucket.name,
+                        ?max_age,
+                        ?wanted,
+                        "the bucket's entries end sooner: whoever makes it has other settings"
+                    );
+                }
+                Ok(())
+            };
             nats.while_up(looked).await.unwrap_or_else(|away| Err(unavailable(away)))?;
             there(nats, context, bucket).await
         }

@@ -85,6 +85,11 @@ impl Part {
         part
     }
 
+    /// Where it says what happens.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// In its place, if it has ended or was killed.
     pub(crate) async fn start_again(&mut self) {
         if self.process.is_killed.load(Relaxed) {
