@@ -43,6 +43,10 @@ const NO_KEY: &str = "-";
 /// How long a revocation stays after its last token has ended: longer than any two clocks of a deployment differ.
 const KEPT_AFTER_MS: u64 = 3_600_000;
 
+/// How far ahead `issuedBefore` may be: clocks and time zones differ. Later than that, it is a slip of units, and would keep
+/// the user out for good.
+const FURTHEST_AHEAD_MS: u64 = 24 * 3_600_000;
+
 /// Revocations that are kept. Every gateway holds all of them, some 150 bytes each. Without `jwt.max_ttl_s` none ever ends,
 /// so that whoever revokes a lot has to set it.
 const MOST: usize = 500_000;
@@ -109,6 +113,9 @@ impl Revoker {
                     return invalid(format!("sub {error}"));
                 }
                 let before_ms = before_ms.unwrap_or(now_ms);
+                if before_ms > now_ms.saturating_add(FURTHEST_AHEAD_MS) {
+                    return invalid("issuedBefore is more than a day ahead".to_owned());
+                }
                 let key = format!("sub.{}.{before_ms}", hex(&sub));
                 (key, Tokens::Issued(Issued { sub, before_ms }), until_ms(before_ms.max(now_ms)))
             }
@@ -279,8 +286,10 @@ mod tests {
     async fn senseless_tokens_are_refused() {
         let world = World::new(None);
         let none = RevokedTokens::Issued { sub: " ".to_owned(), before_ms: None };
-        for tokens in [jti(""), jti(&"x".repeat(8193)), none] {
+        let [day_ahead, later, never] = [NOW_MS + FURTHEST_AHEAD_MS, NOW_MS + FURTHEST_AHEAD_MS + 1, u64::MAX].map(Some);
+        for tokens in [jti(""), jti(&"x".repeat(8193)), none, issued(later), issued(never)] {
             assert!(matches!(world.revoker.revoke_at(tokens, NOW_MS).await, Err(RevokeError::Invalid(_))));
         }
+        world.revoke(issued(day_ahead)).await;
     }
 }
