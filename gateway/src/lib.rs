@@ -98,6 +98,8 @@ impl Gateway {
         let answers = Arc::new(http::Answers::new(self.config.answers_user_bytes, self.config.answers_total_bytes));
         let known = Arc::new(http::KnownSockets::new(self.config.http_sockets_per_user));
         let keys = Arc::new(KeptKeys::new(self.issuer.clone()));
+        let kept = keys.clone();
+        let _keeping = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { kept.keep().await }));
         let forgetting = socketio::records::Forgetting::default();
         let desk = desk::Desk::new(self.counters.clone(), self.config.shards, self.bus.clone());
         let _telling = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(desk.clone().keep()));

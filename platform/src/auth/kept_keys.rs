@@ -1,5 +1,5 @@
-//! The public keys as a gateway tells them: asked for now and then, and kept while nobody answers. Who asks for them is
-//! anybody, so asking costs the auth service little.
+//! The public keys as a gateway tells them: asked for now and then, whether or not anybody wants them, and kept while nobody
+//! answers. Who wants them is anybody, so asking costs the auth service little.
 
 use std::sync::Arc;
 
@@ -12,6 +12,9 @@ use super::{IssueError, TokenIssuer};
 
 /// How long an answer is passed on without asking again.
 const FRESH: Duration = Duration::from_secs(10);
+
+/// How often the auth service is asked though nobody wants to know, so that there is an answer when it is away.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// How long after a failure it is not tried again. The question has a time limit of its own.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -32,6 +35,14 @@ impl KeptKeys {
     /// Has asked nobody yet.
     pub fn new(issuer: Arc<dyn TokenIssuer>) -> Self {
         Self { issuer, kept: Mutex::default() }
+    }
+
+    /// Asks from time to time; never ends.
+    pub async fn keep(&self) {
+        loop {
+            let pause = if self.jwks().await.is_ok() { LOOK_EVERY } else { PAUSE };
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// The text of a JSON Web Key Set.
@@ -84,6 +95,24 @@ mod tests {
                 }
             })
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_are_asked_for_before_anybody_wants_them() {
+        let fake = Arc::new(Fake::default());
+        let keys = Arc::new(KeptKeys::new(fake.clone()));
+        let keeping = tokio::spawn({
+            let keys = keys.clone();
+            async move { keys.keep().await }
+        });
+        // Away at first; then away again.
+        while fake.0.load(Relaxed) < 2 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        keeping.abort();
+        tokio::time::advance(FRESH).await;
+        assert_eq!(keys.jwks().await.unwrap(), "set 1");
+        assert_eq!(fake.0.load(Relaxed), 3);
     }
 
     #[tokio::test(start_paused = true)]
