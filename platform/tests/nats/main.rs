@@ -8,6 +8,7 @@ mod contract {
 }
 
 mod away;
+mod creds;
 mod fence;
 mod history;
 mod server;

@@ -39,8 +39,13 @@ impl NatsServer {
 
     /// One that carries messages and keeps none.
     pub(crate) fn start_without_jetstream() -> Self {
+        Self::start_without_jetstream_with(&[])
+    }
+
+    /// The same, with more arguments.
+    pub(crate) fn start_without_jetstream_with(more: &[String]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
-        let (process, port) = spawn_as(&folder, None, false, &[]);
+        let (process, port) = spawn_as(&folder, None, false, more);
         Self { folder, process, port }
     }
 
