@@ -743,10 +743,10 @@ var Pace = class {
   #clock;
   #frameMs;
   #burstMs;
-  constructor(clock, { framesPerSecond, framesBurst = framesPerSecond }) {
+  constructor(clock, { framesPerSecond, framesBurst = 2 * framesPerSecond }) {
     this.#clock = clock;
     this.#frameMs = 1e3 / framesPerSecond;
-    this.#burstMs = this.#frameMs * framesBurst;
+    this.#burstMs = this.#frameMs * Math.max(1, framesBurst / 2);
   }
   /** Calls `write`, which writes one frame, now or later, in order. `isDroppable`: now or not at all; false says that it was not. */
   take(write, isDroppable) {
@@ -1009,12 +1009,11 @@ var Connection = class extends Emitter {
   }
   #expires(expiresAt) {
     this.expiresAt = expiresAt;
-    if (expiresAt === void 0 || !this._token.renewable) return;
-    this.#renewIn(this._token.renewInMs(expiresAt));
+    if (expiresAt && this._token.renewable) this.#renewIn(this._token.renewInMs(expiresAt));
   }
   #ping(pongWithinMs) {
     this.#after("ping", PING_EVERY_MS, () => this.#ping(PONG_WITHIN_MS));
-    if (this.#timers.pong === void 0) this.#after("pong", pongWithinMs, () => this.#onClose(1006, ""));
+    if (!this.#timers.pong) this.#after("pong", pongWithinMs, () => this.#onClose(1006, ""));
     this._send('{"type":"ping"}');
   }
   /** The page is looked at again, or the network came back: no time to wait, and the socket may be a dead one. */
@@ -1037,7 +1036,7 @@ var Connection = class extends Emitter {
     this.#abandon();
     const next = afterClose(code, reason, this.#drainMs, this.#clock.random);
     const stop = typeof next === "string" && next;
-    const error = this.error = new CarillonError(stop || "unavailable", `the connection ended: ${code} ${reason}`, { closeCode: code });
+    const error = this.error = new CarillonError(stop || "unavailable", `closed: ${code} ${reason}`, { closeCode: code });
     if (code === 4004 && this._token.renewable) {
       this._token.drop();
       this.#retry(this.#retries ? void 0 : 0);
@@ -1679,7 +1678,7 @@ var Carillon = class {
   _ask(frame, options, onAnswer, onError) {
     const ref = ++this.#ref;
     let text = JSON.stringify({ ...frame, ref });
-    if (options.payload !== void 0) text = `${text.slice(0, -1)},"payload":${options.payload}}`;
+    if (options.payload) text = `${text.slice(0, -1)},"payload":${options.payload}}`;
     if (!this.connection._fits(text)) return onError(new CarillonError("payload_too_large", "too large"), {});
     const ask = { ...options, text, attempt: 0, onAnswer, onError };
     this.#asks.set(ref, ask);

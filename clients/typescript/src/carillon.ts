@@ -99,7 +99,7 @@ export class Carillon {
   _ask(frame: object, options: AskOptions, onAnswer: Ask["onAnswer"], onError: Ask["onError"]): void {
     const ref = ++this.#ref;
     let text = JSON.stringify({ ...frame, ref });
-    if (options.payload !== undefined) text = `${text.slice(0, -1)},"payload":${options.payload}}`;
+    if (options.payload) text = `${text.slice(0, -1)},"payload":${options.payload}}`;
     if (!this.connection._fits(text)) return onError(new CarillonError("payload_too_large", "too large"), {} as Frame);
     const ask = { ...options, text, attempt: 0, onAnswer, onError };
     this.#asks.set(ref, ask);

@@ -252,13 +252,12 @@ export class Connection extends Emitter<{
 
   #expires(expiresAt: number | undefined): void {
     this.expiresAt = expiresAt;
-    if (expiresAt === undefined || !this._token.renewable) return;
-    this.#renewIn(this._token.renewInMs(expiresAt));
+    if (expiresAt && this._token.renewable) this.#renewIn(this._token.renewInMs(expiresAt));
   }
 
   #ping(pongWithinMs: number): void {
     this.#after("ping", PING_EVERY_MS, () => this.#ping(PONG_WITHIN_MS));
-    if (this.#timers.pong === undefined) this.#after("pong", pongWithinMs, () => this.#onClose(1006, ""));
+    if (!this.#timers.pong) this.#after("pong", pongWithinMs, () => this.#onClose(1006, ""));
     this._send('{"type":"ping"}');
   }
 
@@ -285,7 +284,7 @@ export class Connection extends Emitter<{
     this.#abandon();
     const next = afterClose(code, reason, this.#drainMs, this.#clock.random);
     const stop = typeof next === "string" && next;
-    const error = (this.error = new CarillonError(stop || "unavailable", `the connection ended: ${code} ${reason}`, { closeCode: code }));
+    const error = (this.error = new CarillonError(stop || "unavailable", `closed: ${code} ${reason}`, { closeCode: code }));
     if (code === 4004 && this._token.renewable) {
       this._token.drop();
       // At once, unless tokens end as soon as they are shown.

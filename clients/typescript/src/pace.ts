@@ -7,8 +7,8 @@ import type { Limits } from "./frames.js";
 const ABSURD_MS = 1_000_000;
 
 /**
- * Every frame takes its turn on a time line; turns that lie up to a second back may be used up at once, or as many as the server says
- * where it allows less. (By default it allows more.)
+ * Every frame takes its turn on a time line; turns that lie some way back may be used up at once: half of what the server allows, a second's
+ * worth if it says nothing. The other half is for frames that the network holds up, and that come together with those behind them.
  */
 export class Pace {
   #turnAt = 0;
@@ -18,10 +18,10 @@ export class Pace {
   #frameMs: number;
   #burstMs: number;
 
-  constructor(clock: Clock, { framesPerSecond, framesBurst = framesPerSecond }: Limits) {
+  constructor(clock: Clock, { framesPerSecond, framesBurst = 2 * framesPerSecond }: Limits) {
     this.#clock = clock;
     this.#frameMs = 1_000 / framesPerSecond;
-    this.#burstMs = this.#frameMs * framesBurst;
+    this.#burstMs = this.#frameMs * Math.max(1, framesBurst / 2);
   }
 
   /** Calls `write`, which writes one frame, now or later, in order. `isDroppable`: now or not at all; false says that it was not. */
