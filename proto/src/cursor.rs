@@ -23,8 +23,8 @@ const CHECKSUM_BYTES: usize = 4;
 const NO_EPOCH: u32 = 0x811c_9dc5;
 
 /// A room, as a cursor names it: 24 bits. Among 64 rooms two share one with a chance of 1 to 8000; then their order tells them
-/// apart, see [`Cursor::find`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// apart, see [`Cursor::find`]; unless the rooms are others now, see [`Cursor::is_ambiguous`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RoomMark(u32);
 
 impl RoomMark {
@@ -106,6 +106,13 @@ impl Cursor {
             rest = behind;
         }
         if rest.is_empty() { Ok(Self(places)) } else { Err(Unreadable) }
+    }
+
+    /// Whether nobody can tell which of several positions under one mark is whose: where another number of rooms has it now than when it
+    /// was written. One that has none is new in the request.
+    pub fn is_ambiguous(&self, room: RoomMark, asked: usize) -> bool {
+        let named = self.0.iter().filter(|(mark, _)| *mark == room).count();
+        named > 0 && named != asked
     }
 
     /// The position of a room. `earlier`: how many rooms with the same mark stand before it in the order of the names, in which

@@ -73,12 +73,15 @@ impl EventStream {
         let is_personal = rooms.is_none();
         let rooms = rooms.unwrap_or_else(|| vec![RoomName::personal(user)]);
         let mut places: Vec<Place> = Vec::with_capacity(rooms.len());
-        for room in rooms {
-            let mark = RoomMark::of(&room);
-            let earlier = places.iter().filter(|place| place.mark == mark).count();
-            let named = cursor.as_ref().and_then(|cursor| cursor.as_ref().ok()?.find(mark, earlier));
-            let position = named.filter(|position| *position != Position::UNKNOWN);
-            places.push(Place { room, mark, position, is_lost: named != position, is_joined: false });
+        let marks: Vec<RoomMark> = rooms.iter().map(RoomMark::of).collect();
+        for (room, mark) in rooms.into_iter().zip(&marks) {
+            let same = marks.iter().filter(|other| *other == mark).count();
+            let earlier = places.iter().filter(|place| place.mark == *mark).count();
+            let read = cursor.as_ref().and_then(|cursor| cursor.as_ref().ok());
+            let is_ambiguous = read.is_some_and(|cursor| cursor.is_ambiguous(*mark, same));
+            let named = read.and_then(|cursor| cursor.find(*mark, earlier));
+            let position = named.filter(|position| *position != Position::UNKNOWN && !is_ambiguous);
+            places.push(Place { room, mark: *mark, position, is_lost: is_ambiguous || named != position, is_joined: false });
         }
         // One that names no room of the request belongs elsewhere; one that does not name all is older than the request.
         if cursor.is_some() && places.iter().all(|place| place.position.is_none()) {
@@ -226,6 +229,33 @@ mod tests {
                 let gap = join(&mut again, "b");
                 assert!(gap.contains("event: gap\ndata: {\"room\":\"b\",\"reason\":\"cursor\"}\n"), "{gap}");
                 assert_eq!(since(&open(Some(self::id(&gap)))), [Some(offset), Some(5)]);
+            }
+        }
+    }
+
+    /// One in sixteen million pairs of names has one mark.
+    #[test]
+    fn rooms_that_are_not_told_apart_are_gaps() {
+        let mut names = std::collections::HashMap::new();
+        let (a, b) = (0..)
+            .find_map(|number: u32| {
+                let name = room(&number.to_string());
+                names.insert(RoomMark::of(&name), name.clone()).map(|other| (other.clone().min(name.clone()), other.max(name)))
+            })
+            .unwrap();
+        let mark = RoomMark::of(&a);
+        let stream = |rooms: &[&RoomName], positions: &[u64]| {
+            let id = cursor::encode(positions.iter().map(|offset| (mark, Position::new(*offset, "i.1"))));
+            let rooms = rooms.iter().map(|room| (*room).clone()).collect();
+            EventStream::new(&UserId::parse("ada").unwrap(), Some(rooms), Some(Cursor::parse(&id, 1024)), None).0
+        };
+        assert_eq!(since(&stream(&[&a, &b], &[3, 4])), [Some(3), Some(4)]);
+        assert_eq!(since(&stream(&[&b], &[3])), [Some(3)]);
+        for (rooms, positions) in [(&[&a, &b][..], &[3][..]), (&[&a], &[3, 4])] {
+            let mut stream = stream(rooms, positions);
+            for room in rooms {
+                let gap = join(&mut stream, room.as_str());
+                assert!(gap.contains(r#""reason":"cursor""#), "{rooms:?} {positions:?}: {gap}");
             }
         }
     }
