@@ -186,17 +186,19 @@ async fn close_codes_come_by_every_way() {
             socket.send(&said).await;
             assert_eq!(socket.close_code().await, Some(code), "{address}");
         }
-        // A second one, which the first does not mind.
-        let sid = handshake(server.listen, "/socket.io/").await["sid"].as_str().unwrap().to_owned();
-        let mut first = Socket::open(server.listen, Some(&sid)).await;
-        first.send("2probe").await;
-        first.next_with("3probe").await;
-        let mut second = Socket::open(address, Some(&sid)).await;
-        second.send("2probe").await;
-        assert_eq!(second.close_code().await, Some(1002), "{address}");
-        first.send("5").await;
-        first.send(&auth(&server.token("ada"))).await;
-        first.next_with("40{").await;
+        // A second one, which the first does not mind; nor does it count for one that has not probed itself.
+        for said in ["2probe", "5"] {
+            let sid = handshake(server.listen, "/socket.io/").await["sid"].as_str().unwrap().to_owned();
+            let mut first = Socket::open(server.listen, Some(&sid)).await;
+            first.send("2probe").await;
+            first.next_with("3probe").await;
+            let mut second = Socket::open(address, Some(&sid)).await;
+            second.send(said).await;
+            assert_eq!(second.close_code().await, Some(1002), "{address} {said}");
+            first.send("5").await;
+            first.send(&auth(&server.token("ada"))).await;
+            first.next_with("40{").await;
+        }
     }
 }
 
@@ -232,4 +234,15 @@ async fn forwarded_requests_of_the_known_are_not_evicted() {
         timeout(PATIENCE, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(said), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn nobody_is_given_an_id_that_others_could_not_reach() {
+    let server = Server::cluster().await;
+    // NATS is nowhere near.
+    let alone = server.another_gateway_with("alone", &[("nats.url", "nats://127.0.0.1:1")]).await;
+    let request = "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let refused = ask(alone.listen, request).await;
+    assert!(refused.status == 503 && refused.head.contains("retry-after: 1"), "{} {}", refused.status, refused.head);
+    handshake(server.listen, "/socket.io/").await;
 }

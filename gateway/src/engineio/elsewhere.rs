@@ -623,6 +623,14 @@ mod tests {
             let late = world.asker.ask_as(first, sid, Step::Post, Bytes::from_static(b"4first")).await;
             assert!(late.is_err());
             assert!(world.poll(sid).await.is_err());
+            // The same where it is told that the second one begins: what it is refused for is not forgotten with the client.
+            let sid = world.client().await;
+            let [first, second] = [(); 2].map(|()| world.asker.number());
+            for number in [first, second] {
+                world.asker.tell_step(number, sid, Step::PostBegins, Bytes::new());
+            }
+            let refused = world.asker.ask_as(second, sid, Step::Post, Bytes::from_static(b"4second")).await;
+            assert_eq!(refused, Err(Refused::BadRequest));
         });
     }
 

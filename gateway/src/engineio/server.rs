@@ -6,7 +6,7 @@ mod steps;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     rc::{Rc, Weak},
     time::{Duration, Instant},
 };
@@ -223,8 +223,13 @@ pub struct Server<A> {
     /// When a socket is due next; an entry that is not the socket's newest one is stale.
     due: RefCell<BTreeMap<u64, Vec<Weak<Inner>>>>,
     ended: Rc<Ended>,
+    /// POSTs that other shards read in vain; some may never come.
+    refused_posts: RefCell<VecDeque<(Poster, Refused)>>,
     tasks: TaskTracker,
 }
+
+/// Refused POSTs of other shards that are remembered.
+const REFUSED_POSTS: usize = 256;
 
 impl<A: Application> Server<A> {
     /// Without any peer. Call [`Self::run`] beside it, and [`Elsewhere::run`] where peers may be elsewhere.
@@ -239,6 +244,7 @@ impl<A: Application> Server<A> {
             sockets: RefCell::default(),
             due: RefCell::default(),
             ended: Rc::default(),
+            refused_posts: RefCell::default(),
             tasks: TaskTracker::new(),
         })
     }
@@ -428,6 +434,22 @@ impl<A: Application> Server<A> {
         let may_post = socket.peer().borrow_mut().on_post(now_ms);
         self.settle(&socket);
         if may_post { Ok(socket) } else { Err(Refused::BadRequest) }
+    }
+
+    /// A POST that another shard begins to read is refused.
+    fn on_post_refused(&self, poster: Poster, refused: Refused) {
+        let mut posts = self.refused_posts.borrow_mut();
+        if posts.len() >= REFUSED_POSTS {
+            posts.pop_front();
+        }
+        posts.push_back((poster, refused));
+    }
+
+    /// Why that POST is refused, if it was.
+    fn take_refused_post(&self, poster: Poster) -> Option<Refused> {
+        let mut posts = self.refused_posts.borrow_mut();
+        let index = posts.iter().position(|(refused, _)| *refused == poster)?;
+        posts.remove(index).map(|(_, refused)| refused)
     }
 
     /// The body of a POST, or why there is none.

@@ -28,6 +28,9 @@ impl<A: Application> Server<A> {
             Step::Poll => return self.poll(sid).await,
             Step::Hear => return self.hear(sid).await,
             Step::Post => {
+                if let Some(refused) = self.take_refused_post(poster) {
+                    return Err(refused);
+                }
                 let mut socket = self.find(sid)?;
                 // That it began may have been lost.
                 if socket.0.poster.get() != Some(poster) {
@@ -68,9 +71,10 @@ impl<A: Application> Server<A> {
     /// Another shard begins to read a POST, or its client gave it up: so that a second one is seen while the first is read.
     pub(in crate::engineio) fn on_posting_elsewhere(&self, sid: Sid, poster: Poster, step: Step) {
         if step == Step::PostBegins {
-            // Where it is refused, the POST itself will be, too.
-            if let Ok(socket) = self.begin_post(sid) {
-                socket.0.poster.set(Some(poster));
+            // Where it is refused, the POST itself will be, too, and as this is: by then there may be no such peer.
+            match self.begin_post(sid) {
+                Ok(socket) => socket.0.poster.set(Some(poster)),
+                Err(refused) => self.on_post_refused(poster, refused),
             }
         } else if let Ok(socket) = self.find(sid)
             && socket.0.poster.get() == Some(poster)
