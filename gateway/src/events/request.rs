@@ -45,7 +45,8 @@ pub(super) fn read<B>(request: &Request<B>, path_user: Option<&str>, config: &Co
     let mut query = Query::default();
     for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
         match &*name {
-            "token" => query.token = query.token.or(Some(value.into_owned())),
+            // A place that holds none is passed over.
+            "token" if !value.is_empty() => query.token = query.token.or(Some(value.into_owned())),
             "client" => query.client = query.client.or(Some(value.into_owned())),
             "lastEventId" => query.last = query.last.or(Some(value.into_owned())),
             "room" => query.rooms.push(value.into_owned()),

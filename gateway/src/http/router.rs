@@ -53,7 +53,11 @@ pub(super) async fn answer(front: &Rc<Front>, request: Request<Upload>, stranger
     // From here on a browser's page may ask across origins, if it is on the list.
     let origin = match cors::admit(request.headers(), &front.config.origins) {
         Ok(origin) => origin,
-        Err(refused) => return refused.into_reply(),
+        Err(refused) => {
+            let mut reply = refused.into_reply();
+            cors::mark(&mut reply, None);
+            return reply;
+        }
     };
     let mut reply = route(front, request).await.unwrap_or_else(Problem::into_reply);
     cors::mark(&mut reply, origin);
@@ -93,8 +97,8 @@ async fn route(front: &Rc<Front>, request: Request<Upload>) -> Result<Reply, Pro
         (["admin", "api", "connections"], &Method::GET) => admin::connections(front, &request).await,
         (["admin", "api", "rooms"], &Method::GET) => admin::rooms(front, &request).await,
         (["admin", "api", "overview" | "connections" | "rooms"], _) => Ok(not_allowed("GET, OPTIONS")),
-        (["openapi.json"], &Method::GET) => Ok(json(StatusCode::OK, OPENAPI)),
-        (["openapi.json"], _) => Ok(not_allowed("GET")),
+        (["openapi.json"], &Method::GET | &Method::HEAD) => Ok(json(StatusCode::OK, OPENAPI)),
+        (["openapi.json"], _) => Ok(not_allowed("GET, HEAD")),
         _ => Err(Problem::bad(StatusCode::NOT_FOUND, "there is nothing here")),
     }
 }

@@ -71,7 +71,9 @@ pub fn read<B>(request: &Request<B>) -> Result<Asked, Refused> {
     let offers: Vec<&str> = list(headers, header::SEC_WEBSOCKET_PROTOCOL).collect();
     let query = Query::of(request.uri().query());
     let token = bearer(headers)
-        .or_else(|| offers.iter().find_map(|offer| offer.strip_prefix(TOKEN_OFFER)).map(str::to_owned))
+        .or_else(|| {
+            offers.iter().find_map(|offer| offer.strip_prefix(TOKEN_OFFER).filter(|it| !it.is_empty())).map(str::to_owned)
+        })
         .or(query.token);
     let client = match query.client {
         Some(client) => Some(ClientId::parse(&client).map_err(|_| Refused::BadRequest("client is 1 to 64 of A-Z a-z 0-9 _ -"))?),
@@ -84,7 +86,7 @@ pub fn read<B>(request: &Request<B>) -> Result<Asked, Refused> {
 pub fn bearer(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim().to_owned())
 }
 
 #[derive(Default)]
@@ -98,7 +100,8 @@ impl Query {
         let mut found = Self::default();
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             match &*name {
-                "token" => found.token = found.token.or(Some(value.into_owned())),
+                // A place that holds none is passed over.
+                "token" if !value.is_empty() => found.token = found.token.or(Some(value.into_owned())),
                 "client" => found.client = found.client.or(Some(value.into_owned())),
                 _ => {}
             }
