@@ -211,7 +211,8 @@ settings! {
         /// Largest message of a client on a WebSocket, largest HTTP body and Socket.IO payload, bytes; at most 983040, what
         /// NATS carries by default with room for what travels beside it.
         frame_bytes: usize = 65_536, count(64..=983_040), "gateway";
-        /// Rooms that one connection may be in, the personal room not counted.
+        /// Rooms that one connection may be in, the personal room not counted. A Socket.IO client is recovered as long as their names and
+        /// 30 bytes for each fit into 64 KiB: 256 do, however long.
         rooms_per_connection: usize = 256, count(1..=MANY), "gateway";
         /// Connections of one user on all gateways together.
         connections_per_user: usize = 64, count(1..=MANY), "gateway";

@@ -214,7 +214,7 @@ impl Shard {
         match written {
             Ok(revision) => seat.on_recorded(Some(revision)),
             Err(KvError::Refused(why)) => {
-                tracing::debug!(why, "a client can't be recovered");
+                tracing::warn!(why, "a Socket.IO client can't be recovered (limits.rooms_per_connection)");
                 seat.on_recorded(None);
                 self.forget_record(conn);
             }
