@@ -11,33 +11,14 @@ use std::{
 use bytes::Bytes;
 
 /// The send queue of one connection.
-#[derive(Debug)]
-pub struct Outbox<C = Piece> {
-    chunks: VecDeque<C>,
+#[derive(Debug, Default)]
+pub struct Outbox {
+    chunks: VecDeque<Piece>,
     /// How much of the first chunk is on the socket already.
     written: u32,
     /// Counts, wrapping.
     taken: u32,
     bytes: usize,
-}
-
-/// What an outbox holds: whole frames.
-pub trait Chunk {
-    /// Its length, bytes; shorter than 4 GiB.
-    fn bytes(&self) -> usize;
-
-    /// Takes the next chunk in, if both lie in one buffer, one behind the other.
-    fn extend(&mut self, next: &Self) -> bool;
-}
-
-impl Chunk for Bytes {
-    fn bytes(&self) -> usize {
-        self.len()
-    }
-
-    fn extend(&mut self, _: &Self) -> bool {
-        false
-    }
 }
 
 /// Frames that go to the same members, one behind the other: what a member is sent in a row leaves as one piece, however many
@@ -65,7 +46,7 @@ impl Run {
     }
 }
 
-/// A chunk that is no other one's, or lies in a [`Run`].
+/// What an outbox holds: whole frames that are no other one's, or lie in a [`Run`].
 #[derive(Debug, Clone)]
 pub enum Piece {
     /// All of these bytes.
@@ -96,14 +77,16 @@ impl From<Piece> for Bytes {
     }
 }
 
-impl Chunk for Piece {
-    fn bytes(&self) -> usize {
+impl Piece {
+    /// Its length, bytes; shorter than 4 GiB.
+    pub fn bytes(&self) -> usize {
         match self {
             Self::Own(bytes) => bytes.len(),
             Self::Part { from, until, .. } => (until - from) as usize,
         }
     }
 
+    /// Takes the next chunk in, if both lie in one buffer, one behind the other.
     fn extend(&mut self, next: &Self) -> bool {
         match (self, next) {
             (Self::Part { run, until, .. }, Self::Part { run: next_run, from, until: next_until })
@@ -115,9 +98,7 @@ impl Chunk for Piece {
             _ => false,
         }
     }
-}
 
-impl Piece {
     fn bytes_in<'a>(&'a self, run: Option<&'a Ref<'_, Vec<u8>>>) -> &'a [u8] {
         match (self, run) {
             (Self::Part { from, until, .. }, Some(run)) => &run[*from as usize..*until as usize],
@@ -134,20 +115,14 @@ impl Piece {
     }
 }
 
-impl<C> Default for Outbox<C> {
-    fn default() -> Self {
-        Self { chunks: VecDeque::new(), written: 0, taken: 0, bytes: 0 }
-    }
-}
-
 /// The outbox is over its limit: the client reads more slowly than its rooms speak.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full;
 
-impl<C: Chunk> Outbox<C> {
+impl Outbox {
     /// Queues whole frames. A chunk that finds the outbox empty is always taken, so that no limit can make a single frame
     /// unsendable.
-    pub fn push(&mut self, chunk: C, limit: usize) -> Result<(), Full> {
+    pub fn push(&mut self, chunk: Piece, limit: usize) -> Result<(), Full> {
         if !self.chunks.is_empty() && self.bytes + chunk.bytes() > limit {
             return Err(Full);
         }
@@ -192,7 +167,7 @@ impl<C: Chunk> Outbox<C> {
     }
 
     /// Takes the next chunk, for a door that is asked for chunks and is written none.
-    pub fn pop(&mut self) -> Option<C> {
+    pub fn pop(&mut self) -> Option<Piece> {
         debug_assert_eq!(self.written, 0, "a chunk is written or taken");
         let chunk = self.chunks.pop_front()?;
         self.bytes -= chunk.bytes();
@@ -218,17 +193,10 @@ impl<C: Chunk> Outbox<C> {
     }
 }
 
-impl Outbox<Bytes> {
-    /// What to write next, in order.
-    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        self.chunks.iter().enumerate().map(|(index, chunk)| if index == 0 { &chunk[self.written as usize..] } else { &chunk[..] })
-    }
-}
-
 /// Pieces that are written at once.
 const PIECES: usize = 64;
 
-impl Outbox<Piece> {
+impl Outbox {
     /// Gives `write` what comes next, as many pieces as fit into one call of the kernel.
     pub fn write_with<R>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
         if let [only] = self.chunks.as_slices().0 {
@@ -300,11 +268,12 @@ mod tests {
 
     #[test]
     fn chunks_are_taken_whole() {
-        let mut outbox = Outbox::<Bytes>::default();
-        outbox.push("abc".into(), 100).unwrap();
-        outbox.push("d".into(), 100).unwrap();
-        assert_eq!((outbox.pop(), outbox.bytes(), outbox.taken()), (Some("abc".into()), 1, 3));
-        assert_eq!((outbox.pop(), outbox.pop()), (Some("d".into()), None));
+        let mut outbox = Outbox::default();
+        let pop = |outbox: &mut Outbox| outbox.pop().map(Bytes::from);
+        outbox.push(own("abc"), 100).unwrap();
+        outbox.push(own("d"), 100).unwrap();
+        assert_eq!((pop(&mut outbox), outbox.bytes(), outbox.taken()), (Some("abc".into()), 1, 3));
+        assert_eq!((pop(&mut outbox), pop(&mut outbox)), (Some("d".into()), None));
         assert_eq!(outbox.chunks.capacity(), 0);
     }
 

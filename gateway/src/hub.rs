@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use carillon_core::{
-    outbox::{Chunk as _, Piece},
+    outbox::Piece,
     rooms::{Conn, Doors},
 };
 use carillon_platform::auth::TokenMark;

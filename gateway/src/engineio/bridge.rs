@@ -5,7 +5,6 @@
 use std::{pin::pin, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use carillon_core::outbox::Outbox;
 use carillon_proto::engineio::Step;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -43,7 +42,7 @@ pub(super) async fn serve(config: &Config, elsewhere: &Rc<Elsewhere>, sid: Sid, 
         elsewhere.tell_step(0, sid, gone, Bytes::new());
     }
     let close = bridge.heard.violation.map_or(bridge.close, broken_frame);
-    say_goodbye(&mut reader, &mut writer, &Outbox::default(), &close).await;
+    say_goodbye(&mut reader, &mut writer, &[], &close).await;
 }
 
 struct Bridge<'b> {
@@ -170,12 +169,10 @@ impl Bridge<'_> {
     }
 
     async fn write(&self, writer: &mut (impl AsyncWrite + Unpin), packets: Vec<Outgoing>) -> bool {
-        let mut outbox = Outbox::default();
-        packets.into_iter().for_each(|packet| push(&mut outbox, packet));
+        let mut frames = Vec::new();
+        packets.iter().for_each(|packet| push(&mut frames, packet));
         let write = async {
-            for piece in outbox.pieces() {
-                writer.write_all(piece).await?;
-            }
+            writer.write_all(&frames).await?;
             writer.flush().await
         };
         matches!(timeout(self.patience, write).await, Ok(Ok(())))

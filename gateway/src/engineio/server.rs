@@ -8,6 +8,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap, VecDeque},
     rc::{Rc, Weak},
+    task::{Context, Waker},
     time::{Duration, Instant},
 };
 
@@ -107,6 +108,8 @@ struct Inner {
     farewell: RefCell<Option<(u16, String)>>,
     polled: Notify,
     carried: Notify,
+    /// Of the task of its WebSocket, or of the one that probes, where that is here.
+    line: RefCell<Option<Waker>>,
     is_told: Cell<bool>,
     /// Whose POST is being read by another shard.
     poster: Cell<Option<Poster>>,
@@ -188,7 +191,19 @@ impl Socket {
         self.0.unwritten.set(bytes);
     }
 
-    /// Wakes up when there may be something for the WebSocket.
+    /// Wakes this task when there may be something for the WebSocket, until [`Self::wake_no_more`].
+    pub(super) fn wake_on_change(&self, cx: &Context<'_>) {
+        match &mut *self.0.line.borrow_mut() {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+
+    pub(super) fn wake_no_more(&self) {
+        self.0.line.take();
+    }
+
+    /// Wakes up when there may be something for the WebSocket that another shard carries.
     pub(super) async fn carried(&self) {
         self.0.carried.notified().await;
     }
@@ -199,7 +214,10 @@ impl Socket {
 
     fn changed(&self) {
         self.0.polled.notify_one();
-        self.0.carried.notify_one();
+        match &*self.0.line.borrow() {
+            Some(waker) => waker.wake_by_ref(),
+            None => self.0.carried.notify_one(),
+        }
     }
 }
 
@@ -365,6 +383,7 @@ impl<A: Application> Server<A> {
             farewell: RefCell::new(None),
             polled: Notify::new(),
             carried: Notify::new(),
+            line: RefCell::new(None),
             is_told: Cell::new(false),
             poster: Cell::new(None),
             ended: self.ended.clone(),
