@@ -13,7 +13,7 @@ use bytes::Bytes;
 use carillon_core::partition::{Effect, Partition, SWEPT_AT_ONCE, Start};
 use carillon_platform::{
     bus::Subscription,
-    log::{Append, AppendError, LogError, Part, ReadLimit, ReadSpan, Stored},
+    log::{Append, AppendError, Appending, LogError, Part, ReadLimit, ReadSpan, Stored},
     shutdown::Shutdown,
     telemetry::{Figures, Reading, SharedHistogram, Unit},
 };
@@ -278,8 +278,9 @@ struct Driver<'f> {
     /// What gateways ask for admins.
     questions: Subscription,
     next_announce_ms: u64,
-    appends: FuturesOrdered<BoxFuture<'static, Result<u64, AppendError>>>,
-    /// When each of them began, and what is told of it, in the same order.
+    /// Appends under way: for how many there is an answer, and which.
+    appends: FuturesOrdered<BoxFuture<'static, (usize, Result<u64, AppendError>)>>,
+    /// When each append began, and what is told of it, in the same order.
     began: VecDeque<(Instant, Option<hops::Append>)>,
     hops: Hops,
     heads: Asked<'f, RoomName, Option<Stored>>,
@@ -355,8 +356,8 @@ impl<'f> Driver<'f> {
                     Ended::GivenAway => leaves_at = Some(Instant::now() + LAST_ACKS),
                     ended => return DriveEnd::Tenure(ended),
                 },
-                Some(appended) = self.appends.next() => {
-                    if let Err(lost) = self.on_appended(appended) {
+                Some((count, appended)) = self.appends.next() => {
+                    if let Err(lost) = self.on_appended(count, appended) {
                         return DriveEnd::Log(lost);
                     }
                 }
@@ -451,8 +452,8 @@ impl<'f> Driver<'f> {
                 None => break,
             }
         }
-        while let Some(Some(appended)) = self.appends.next().now_or_never() {
-            self.on_appended(appended)?;
+        while let Some(Some((count, appended))) = self.appends.next().now_or_never() {
+            self.on_appended(count, appended)?;
         }
         Ok(())
     }
@@ -470,17 +471,20 @@ impl<'f> Driver<'f> {
         }
     }
 
-    fn on_appended(&mut self, appended: Result<u64, AppendError>) -> Result<(), AppendError> {
+    fn on_appended(&mut self, count: usize, appended: Result<u64, AppendError>) -> Result<(), AppendError> {
         self.tenure.on_acked(appended?);
-        self.held().appends.fetch_add(1, Ordering::Relaxed);
-        if let Some((began, append)) = self.began.pop_front() {
-            self.fanout.counters.append_took.add(began.elapsed());
-            append.into_iter().for_each(|append| self.hops.on_appended(append));
+        self.held().appends.fetch_add(count as u64, Ordering::Relaxed);
+        let now = self.clock.now();
+        for _ in 0..count {
+            if let Some((began, append)) = self.began.pop_front() {
+                self.fanout.counters.append_took.add(began.elapsed());
+                append.into_iter().for_each(|append| self.hops.on_appended(append));
+            }
+            if let Some(queue) = &self.queue {
+                queue.on_stored(self.noted.pop_front().unwrap_or_default());
+            }
+            self.rules.on_appended(now);
         }
-        if let Some(queue) = &self.queue {
-            queue.on_stored(self.noted.pop_front().unwrap_or_default());
-        }
-        self.rules.on_appended(self.clock.now());
         Ok(())
     }
 
@@ -514,18 +518,27 @@ impl<'f> Driver<'f> {
         }
     }
 
-    /// An append counts as acked when what is to be told of it has been put, too.
-    fn append(&mut self, append: BoxFuture<'static, Result<u64, AppendError>>, noted: Option<hooks::Noted>) {
-        let Some((entries, put)) = noted else {
-            self.noted.push_back(Vec::new());
-            return self.appends.push_back(append);
-        };
+    /// Queues what was gathered.
+    fn append(&mut self, gathered: &mut Vec<Append>) {
+        if gathered.is_empty() {
+            return;
+        }
+        if self.queue.is_some() {
+            self.noted.extend(gathered.iter().map(|_| Vec::new()));
+        }
+        for Appending { count, acked } in self.fanout.log.append_all(self.partition, std::mem::take(gathered)) {
+            self.appends.push_back(acked.map(move |acked| (count, acked)).boxed());
+        }
+    }
+
+    /// Queues one that a webhook is to be told of: it counts as acked when that has been put, too.
+    fn append_noted(&mut self, append: Append, (entries, put): hooks::Noted) {
         self.noted.push_back(entries);
+        let append = self.fanout.log.append(self.partition, append);
         let both = async move {
             let (put, appended) = futures_util::future::join(put, append).await;
-            let sequence = appended?;
-            put.map_err(|error| AppendError::Unknown(format!("a webhook could not be noted: {error}")))?;
-            Ok(sequence)
+            let put = put.map_err(|error| AppendError::Unknown(format!("a webhook could not be noted: {error}")));
+            (1, appended.and_then(|sequence| put.map(|()| sequence)))
         };
         self.appends.push_back(both.boxed());
     }
@@ -534,13 +547,24 @@ impl<'f> Driver<'f> {
     fn carry_out(&mut self) -> bool {
         let now = self.clock.now();
         let (log, partition) = (&self.fanout.log, self.partition);
+        let (began, mut gathered) = (Instant::now(), Vec::new());
         while let Some(effect) = self.rules.poll_effect(now) {
+            // What takes away from the log comes behind what was to be appended before.
+            if matches!(effect, Effect::Trim { .. } | Effect::Empty { .. } | Effect::TailLost) {
+                self.append(&mut gathered);
+            }
             match effect {
                 Effect::Append { room, offset, sequence, record, traceparent } => {
-                    self.began.push_back((Instant::now(), self.hops.on_append(&traceparent, offset)));
+                    self.began.push_back((began, self.hops.on_append(&traceparent, offset)));
                     let noted = self.queue.as_mut().and_then(|queue| queue.note(&room, offset));
-                    let append = log.append(partition, Append { room, offset, sequence, record });
-                    self.append(append, noted);
+                    let append = Append { room, offset, sequence, record };
+                    match noted {
+                        None => gathered.push(append),
+                        Some(noted) => {
+                            self.append(&mut gathered);
+                            self.append_noted(append, noted);
+                        }
+                    }
                 }
                 Effect::Head { room } => {
                     self.waiting_heads.push_back(room);
@@ -584,6 +608,7 @@ impl<'f> Driver<'f> {
                 Effect::TailLost => return true,
             }
         }
+        self.append(&mut gathered);
         self.hops.on_carried_out();
         false
     }

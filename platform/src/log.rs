@@ -36,6 +36,12 @@ pub trait Log: Send + Sync + 'static {
     /// every later one that was queued behind it fails too. Dropping the future takes nothing back.
     fn append(&self, partition: PartitionId, append: Append) -> BoxFuture<'static, Result<Sequence, AppendError>>;
 
+    /// Queues several appends as [`Self::append`] does, in their order. The answers come in that order too, each for the next one or
+    /// the next few of them; when it is a refusal, some of those may be stored.
+    fn append_all(&self, partition: PartitionId, appends: Vec<Append>) -> Vec<Appending> {
+        appends.into_iter().map(|append| Appending { count: 1, acked: self.append(partition, append) }).collect()
+    }
+
     /// The newest record of a room.
     fn head(&self, partition: PartitionId, room: &RoomName) -> BoxFuture<'_, Result<Option<Stored>, LogError>>;
 
@@ -109,6 +115,14 @@ pub struct Append {
     pub sequence: Sequence,
     /// Encoded `carillon.log.v1.Record`.
     pub record: Bytes,
+}
+
+/// The answer to the next `count` of the appends that were queued together.
+pub struct Appending {
+    /// How many it is for.
+    pub count: usize,
+    /// The sequence of the last of them.
+    pub acked: BoxFuture<'static, Result<Sequence, AppendError>>,
 }
 
 /// A record with its place.

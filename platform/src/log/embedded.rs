@@ -27,7 +27,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use self::{buckets::EmbeddedBuckets, folder::OpenError};
 use self::{reads::Reads, store::Store, writer::Command};
-use super::{Append, AppendError, Log, LogError, Opened, Part, ReadLimit, ReadSpan, Sequence, Stored};
+use super::{Append, AppendError, Appending, Log, LogError, Opened, Part, ReadLimit, ReadSpan, Sequence, Stored};
 
 /// Commands that may wait for the writer. Owners keep at most a window of appends in flight per partition
 /// (16 × 4,096 = 65,536), so that this is only met when something is wrong.
@@ -127,6 +127,17 @@ impl EmbeddedLog {
         })
     }
 
+    fn append_as_one(&self, partition: PartitionId, appends: Vec<Append>) -> BoxFuture<'static, Result<Sequence, AppendError>> {
+        let (ack, acked) = oneshot::channel();
+        let queued = self.queue(Command::Append { partition, appends, ack });
+        let closed = self.closed.clone();
+        async move {
+            queued?;
+            acked.await.unwrap_or_else(|_| Err(AppendError::Closed(reason(&closed))))
+        }
+        .boxed()
+    }
+
     /// Runs a read on the runtime's blocking pool. Inline it would mostly be shorter than the hop (about 20 µs), but a
     /// block that is not cached comes from the disk and would hold up every connection of this runtime thread meanwhile.
     /// What is hot doesn't come here: owners answer from their rings, and publishing never reads after a room's first.
@@ -159,14 +170,13 @@ impl Log for EmbeddedLog {
     }
 
     fn append(&self, partition: PartitionId, append: Append) -> BoxFuture<'static, Result<Sequence, AppendError>> {
-        let (ack, acked) = oneshot::channel();
-        let queued = self.queue(Command::Append { partition, append, ack });
-        let closed = self.closed.clone();
-        async move {
-            queued?;
-            acked.await.unwrap_or_else(|_| Err(AppendError::Closed(reason(&closed))))
-        }
-        .boxed()
+        self.append_as_one(partition, vec![append])
+    }
+
+    /// All of them in one command: they share a group and its sync anyhow.
+    fn append_all(&self, partition: PartitionId, appends: Vec<Append>) -> Vec<Appending> {
+        let count = appends.len();
+        vec![Appending { count, acked: self.append_as_one(partition, appends) }]
     }
 
     fn head(&self, partition: PartitionId, room: &RoomName) -> BoxFuture<'_, Result<Option<Stored>, LogError>> {

@@ -2,7 +2,7 @@
 //! While it syncs the next group gathers, so that a slow disk makes larger groups rather than longer waits.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -22,13 +22,14 @@ use super::{
 };
 use crate::log::{Append, AppendError, LogError, Sequence};
 
-/// The most commands in a group: the first of them waits for the last one to be written, about 10 ms for so many.
+/// The most records in a group, those of its last command excepted: the first of them waits for the last one to be written, about 10 ms
+/// for so many.
 const MAX_GROUP: usize = 1_024;
 /// The most bytes of records in a group, the last one excepted; about 10 ms of writing too.
 const MAX_GROUP_BYTES: usize = 4 * 1024 * 1024;
 
-/// Rooms whose newest offset is remembered, at about 100 bytes: 6 MiB. Others cost a look into the store.
-const MAX_HEADS: usize = 65_536;
+/// Rooms of a partition whose newest offset is remembered, at about 100 bytes: 6 MiB in all. Others cost a look into the store.
+const MAX_HEADS: usize = 4_096;
 
 /// How long `order` remembers. Must be longer than anybody's window in [`crate::log::Log::recent`], the longest of which
 /// is the 2 minutes in which an owner recognises repeats.
@@ -43,9 +44,24 @@ const MAX_CLEARINGS: usize = 1_024;
 
 /// What the writer is asked for. Dropping an answer's sender tells that the log is closed.
 pub(super) enum Command {
-    Append { partition: PartitionId, append: Append, ack: oneshot::Sender<Result<Sequence, AppendError>> },
-    Trim { partition: PartitionId, room: RoomName, below: Offset, done: oneshot::Sender<Result<(), LogError>> },
-    Empty { partition: PartitionId, room: RoomName, through: Sequence, done: oneshot::Sender<Result<(), LogError>> },
+    /// Answered with the last sequence.
+    Append {
+        partition: PartitionId,
+        appends: Vec<Append>,
+        ack: oneshot::Sender<Result<Sequence, AppendError>>,
+    },
+    Trim {
+        partition: PartitionId,
+        room: RoomName,
+        below: Offset,
+        done: oneshot::Sender<Result<(), LogError>>,
+    },
+    Empty {
+        partition: PartitionId,
+        room: RoomName,
+        through: Sequence,
+        done: oneshot::Sender<Result<(), LogError>>,
+    },
     Write(Write),
 }
 
@@ -53,9 +69,16 @@ impl Command {
     /// What it holds in the queue.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Append { append, .. } => append.record.len(),
+            Self::Append { appends, .. } => appends.iter().map(|append| append.record.len()).sum(),
             Self::Write(write) => write.bytes(),
             Self::Trim { .. } | Self::Empty { .. } => 0,
+        }
+    }
+
+    fn records(&self) -> usize {
+        match self {
+            Self::Append { appends, .. } => appends.len(),
+            Self::Write(_) | Self::Trim { .. } | Self::Empty { .. } => 1,
         }
     }
 }
@@ -78,7 +101,7 @@ pub(super) struct Writer {
     queued_bytes: Arc<AtomicUsize>,
     closed: watch::Sender<Option<String>>,
     tails: [Tail; PARTITIONS as usize],
-    heads: HashMap<(PartitionId, RoomName), Offset>,
+    heads: [HashMap<RoomName, Offset>; PARTITIONS as usize],
     clearings: HashMap<(PartitionId, RoomName), Clearing>,
     buckets: Writes,
 }
@@ -126,7 +149,7 @@ impl Writer {
         }
         drop(reads);
         let buckets = Writes::new(&store)?;
-        Ok(Self { store, queue, queued_bytes, closed, tails, heads: HashMap::new(), clearings: HashMap::new(), buckets })
+        Ok(Self { store, queue, queued_bytes, closed, tails, heads: Default::default(), clearings: HashMap::new(), buckets })
     }
 
     /// Writes until nobody can append any more, or until the disk fails.
@@ -148,10 +171,12 @@ impl Writer {
             commands.push(self.queue.blocking_recv()?);
         }
         let mut bytes = commands.first().map_or(0, Command::bytes);
-        while commands.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
+        let mut records = commands.first().map_or(0, Command::records);
+        while records < MAX_GROUP && bytes < MAX_GROUP_BYTES {
             match self.queue.try_recv() {
                 Ok(command) => {
                     bytes += command.bytes();
+                    records += command.records();
                     commands.push(command);
                 }
                 Err(mpsc::error::TryRecvError::Disconnected) if commands.is_empty() => return None,
@@ -163,8 +188,10 @@ impl Writer {
 
     /// Commits the commands as one group at `now` (Unix milliseconds) and answers them.
     fn write(&mut self, commands: Vec<Command>, now: u64) -> fjall::Result<()> {
-        if self.heads.len() >= MAX_HEADS {
-            self.heads.clear();
+        for heads in &mut self.heads {
+            if heads.len() >= MAX_HEADS {
+                heads.clear();
+            }
         }
         // No key may be written twice in one batch, since both would have the same number. So records are cleared first,
         // while the floors don't reach into this group yet, and floors are written last, when they don't move any more.
@@ -177,8 +204,15 @@ impl Writer {
                     self.buckets.write(&self.store, write, now)?;
                     continue;
                 }
-                Command::Append { partition, append, ack } => {
-                    Answer::Append(ack, self.append(&mut batch, partition, append, now)?)
+                Command::Append { partition, appends, ack } => {
+                    let mut result = Ok(0);
+                    for append in appends {
+                        result = self.append(&mut batch, partition, append, now)?;
+                        if result.is_err() {
+                            break;
+                        }
+                    }
+                    Answer::Append(ack, result)
                 }
                 Command::Trim { partition, room, below, done } => Answer::Trim(done, self.trim(partition, room, below)?),
                 Command::Empty { partition, room, through, done } => {
@@ -210,17 +244,18 @@ impl Writer {
         now: u64,
     ) -> fjall::Result<Result<Sequence, AppendError>> {
         let Append { room, offset, sequence, record } = append;
-        let head = *self.head(partition, &room)?;
-        let tail = &mut self.tails[partition.index()];
-        let fenced = AppendError::Fenced { expected: sequence, last: tail.last };
-        if sequence != tail.last + 1 {
+        let fenced = AppendError::Fenced { expected: sequence, last: self.tails[partition.index()].last };
+        if sequence != self.tails[partition.index()].last + 1 {
             return Ok(Err(fenced));
         }
-        if offset != head + 1 {
+        let head = self.head(partition, &room)?;
+        if offset != *head + 1 {
             // A hole in a room could never be mended, and would look like lost messages to every reader.
             tracing::error!(%partition, %room, head, offset, "refused an append whose offset does not follow");
             return Ok(Err(fenced));
         }
+        *head = offset;
+        let tail = &mut self.tails[partition.index()];
         tail.last = sequence;
         tail.last_ts = now.max(tail.last_ts);
         tail.grown += 1;
@@ -228,16 +263,16 @@ impl Writer {
         batch.insert(&self.store.order, key, value);
         let (key, value) = (layout::message_key(partition, &room, offset), layout::message_value(sequence, &record));
         batch.insert(&self.store.messages, key, value);
-        *self.head(partition, &room)? = offset;
         Ok(Ok(sequence))
     }
 
     /// The newest offset of a room, this group included.
     fn head(&mut self, partition: PartitionId, room: &RoomName) -> fjall::Result<&mut Offset> {
-        match self.heads.entry((partition, room.clone())) {
-            Entry::Occupied(known) => Ok(known.into_mut()),
-            Entry::Vacant(unknown) => Ok(unknown.insert(Reads::of(&self.store).head_offset(partition, room)?)),
+        let heads = &mut self.heads[partition.index()];
+        if !heads.contains_key(room) {
+            heads.insert(room.clone(), Reads::of(&self.store).head_offset(partition, room)?);
         }
+        Ok(heads.get_mut(room).expect("it is there"))
     }
 
     /// Raises a room's floor; its records are removed with the next groups.
@@ -363,7 +398,7 @@ mod tests {
     fn append(room: &str, offset: Offset, sequence: Sequence) -> Command {
         let room = RoomName::parse(room).unwrap();
         let append = Append { room, offset, sequence, record: offset.to_string().into() };
-        Command::Append { partition: P, append, ack: oneshot::channel().0 }
+        Command::Append { partition: P, appends: vec![append], ack: oneshot::channel().0 }
     }
 
     fn trim(room: &str, below: Offset) -> Command {
