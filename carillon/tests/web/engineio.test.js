@@ -2,28 +2,14 @@
 // transport. In the order of the documents, whose words the names are.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { dirname, join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { WebSocket } from "ws";
+import { start } from "./example.js";
 
 const INTERVAL = 300;
 const TIMEOUT = 200;
-const EXAMPLES = join(dirname(process.env.CARILLON_BIN ?? "../../../target/debug/carillon"), "examples");
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-
-/** Starts an example on a free port; its address without a scheme. */
-async function start(name) {
-  const example = spawn(join(EXAMPLES, name), ["127.0.0.1:0"], { stdio: ["ignore", "pipe", "inherit"] });
-  let said = "";
-  for await (const chunk of example.stdout) {
-    said += chunk;
-    const [, address] = /http:\/\/([^/\s]+)\//.exec(said) ?? [];
-    if (address) return { example, address };
-  }
-  throw new Error(`${name} did not start`);
-}
 
 /** A WebSocket whose messages can be awaited one by one. */
 class Socket {

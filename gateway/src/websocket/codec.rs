@@ -39,12 +39,15 @@ pub struct Decoder {
 #[derive(Debug)]
 struct Fragments {
     is_text: bool,
-    count: u32,
+    count: usize,
     payload: Vec<u8>,
 }
 
-/// Fragments of one message, which are free to be empty: the default message of 64 KiB in pieces of 16 bytes.
-const MAX_FRAGMENTS: u32 = 4096;
+/// How many fragments one message may have: they are free to be empty, and nobody may send those for ever. The default message of
+/// 64 KiB may come in 4,096.
+fn max_fragments(max_message: usize) -> usize {
+    (max_message / 16).max(256)
+}
 
 const FIN: u8 = 0x80;
 const RSV: u8 = 0x70;
@@ -92,7 +95,7 @@ impl Decoder {
                     on_event(Event::Close(close_code(payload)?));
                     false
                 }
-                _ => self.on_data(&header, payload, &mut on_event)?,
+                _ => self.on_data(&header, payload, max_message, &mut on_event)?,
             };
             if !goes_on {
                 break;
@@ -110,6 +113,7 @@ impl Decoder {
         &mut self,
         header: &Header,
         payload: &[u8],
+        max_message: usize,
         on_event: &mut impl FnMut(Event<'_>) -> bool,
     ) -> Result<bool, Violation> {
         match (&mut self.fragments, header.fin) {
@@ -119,7 +123,7 @@ impl Decoder {
                     Some(Box::new(Fragments { is_text: header.opcode == TEXT, count: 1, payload: payload.to_vec() }));
                 Ok(true)
             }
-            (Some(fragments), false) if fragments.count == MAX_FRAGMENTS => Err(Violation::TooBig),
+            (Some(fragments), false) if fragments.count >= max_fragments(max_message) => Err(Violation::TooBig),
             (Some(fragments), false) => {
                 fragments.count += 1;
                 fragments.payload.extend_from_slice(payload);
@@ -259,12 +263,7 @@ fn data_frame(first: u8, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     Bytes::from(out).slice(start..)
 }
 
-/// The header of a text frame whose payload of this length follows in chunks of its own.
-pub fn text_header(payload: usize) -> Bytes {
-    data_header(FIN | TEXT, payload)
-}
-
-/// As [`text_header`], of a binary frame.
+/// The header of a binary frame whose payload of this length follows.
 pub fn binary_header(payload: usize) -> Bytes {
     data_header(FIN | BINARY, payload)
 }
@@ -422,7 +421,7 @@ mod tests {
             append_text_frame(&mut behind, |out| out.resize(out.len() + length, b'a'));
             assert_eq!(behind, [b"before", &frame[..]].concat());
             assert_eq!(frame[0], 0x81);
-            assert_eq!(text_header(length), frame[..header]);
+            assert_eq!(binary_header(length)[1..], frame[1..header]);
         }
     }
 }

@@ -1,0 +1,44 @@
+// The gateway's WebSocket frames and handshake against the cases of the Autobahn TestSuite, as kosoku (PyPI) runs them. Those of
+// permessage-deflate (12 and 13) are about an extension that the gateway does not agree to.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { after, before, describe, test } from "node:test";
+import { start } from "./example.js";
+import { unlessThere } from "./needs.js";
+
+/** Of a virtual environment with what `python.txt` names. */
+const PYTHON = process.env.CARILLON_PYTHON;
+
+const SUITE = `
+import asyncio, json, sys
+from kosoku import FailureError, run_fuzzingclient
+
+async def main():
+    try:
+        results = await run_fuzzingclient(sys.argv[1], exclude_cases=["12.*", "13.*"], concurrency=4)
+    except FailureError as failed:
+        results = failed.results
+    print(json.dumps([[r.case_id, r.passed, r.behavior.value, r.behavior_close.value, r.result, r.result_close] for r in results]))
+
+asyncio.run(main())
+`;
+
+describe("Autobahn", { skip: unlessThere("python", PYTHON, "CARILLON_PYTHON names no Python with what python.txt lists") }, () => {
+  let example, address;
+  before(async () => {
+    ({ example, address } = await start("websocket_echo"));
+  });
+  after(() => example.kill());
+
+  test("every case passes", async () => {
+    const suite = spawn(PYTHON, ["-c", SUITE, `ws://${address}`], { stdio: ["ignore", "pipe", "inherit"] });
+    let told = "";
+    suite.stdout.setEncoding("utf8").on("data", (text) => (told += text));
+    assert.equal(await new Promise((resolve) => suite.once("close", resolve)), 0);
+    const cases = JSON.parse(told);
+    assert.deepEqual(cases.filter(([, passed]) => !passed), []);
+    // Chapters 1 to 7, 9, and 10.
+    assert.equal(cases.length, CASES);
+  });
+});
