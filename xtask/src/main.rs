@@ -10,6 +10,7 @@ mod ci;
 mod cluster;
 mod deny;
 mod deploy;
+mod instructions;
 mod nats;
 mod process;
 mod rolling;
@@ -39,6 +40,8 @@ enum Command {
     Presence(bench::presence::Args),
     /// Restart one gateway after the other under clients of all doors: nobody may miss or see anything twice
     Rolling(rolling::Args),
+    /// Count the instructions of the hot functions by callgrind, against the committed figures
+    Instructions(instructions::Args),
     /// Check licences, sources and bans of all dependencies, and advisories where they can be had
     Deny,
     /// Check images, compose files and manifests, as far as that goes without a Docker engine and a cluster
@@ -59,6 +62,7 @@ fn main() -> anyhow::Result<()> {
         Command::Million(args) => return bench::million::run(&args),
         Command::Presence(args) => return bench::presence::run(&args),
         Command::Rolling(args) => return rolling::run(&args),
+        Command::Instructions(args) => return instructions::run(&args),
         Command::Deny => steps.run("deny", deny::check),
         Command::Deploy => steps.run("deploy", deploy::check),
         Command::Cluster => return cluster::run(),

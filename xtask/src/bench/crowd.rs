@@ -42,6 +42,11 @@ impl Crowd {
         self.since_ns
     }
 
+    /// Its processes.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        self.parts.iter().map(|(part, _)| part.id()).collect()
+    }
+
     /// More members come.
     pub(super) fn add(&mut self, place: &Place, part: &Part<'_>) -> Result<()> {
         let number = self.parts.len();

@@ -88,14 +88,38 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// A few parts at once: were all of them to come together, the one fanout would get a hundredth of the processors.
 fn seat(crowd: &mut Crowd, place: &Place, cluster: &Running, args: &Args) -> Result<()> {
+    let began = Instant::now();
     for (number, url) in cluster.urls.iter().enumerate() {
         let first = number * args.per_gateway;
         crowd.add(place, &Part { url, first, connections: args.per_gateway.min(args.members - first) })?;
         if (number + 1).is_multiple_of(AT_ONCE) {
             crowd.until_seated()?;
+            tell(crowd, cluster, first + args.per_gateway, began);
         }
     }
     crowd.until_seated()
+}
+
+/// What so many members take, and what the machine has left.
+fn tell(crowd: &Crowd, cluster: &Running, seated: usize, began: Instant) {
+    let mib = |pids: &[u32]| rss_kib(pids) / 1024;
+    // The first one watched is the fanout.
+    let (fanout, gateways) = cluster.watched.split_at(1);
+    println!(
+        "{:>5} s  {seated:>7} in; MiB: gateways {}, fanout {}, load {}, left {}",
+        began.elapsed().as_secs(),
+        mib(gateways),
+        mib(fanout),
+        mib(&crowd.pids()),
+        available_kib() / 1024
+    );
+}
+
+/// What the whole machine has left (proc(5), `meminfo`).
+fn available_kib() -> u64 {
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    available.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
 }
 
 /// Says it, and when, nanoseconds of the crowd's clock.
