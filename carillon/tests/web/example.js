@@ -11,7 +11,7 @@ export async function start(name) {
   let said = "";
   for await (const chunk of example.stdout) {
     said += chunk;
-    const [, address] = /\w:\/\/([^/\s]+)\/?\s/.exec(said) ?? [];
+    const [, address] = /\w:\/\/([^/\s]+)[/\s]/.exec(said) ?? [];
     if (address) return { example, address };
   }
   throw new Error(`${name} did not start`);
