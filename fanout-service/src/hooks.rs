@@ -18,7 +18,7 @@ use carillon_platform::{
     telemetry::{Figures, Reading, Unit},
 };
 use carillon_proto::ids::RoomName;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 
 pub(crate) use entry::Entry;
 pub(crate) use queue::{Noted, Placed, Queue};
@@ -33,7 +33,6 @@ const AT_ONCE: usize = 16;
 pub(crate) struct Hooks {
     receivers: Vec<Receiver>,
     buckets: Arc<dyn Buckets>,
-    kv: OnceCell<Arc<dyn Kv>>,
 }
 
 struct Receiver {
@@ -62,11 +61,12 @@ impl Hooks {
             Ok(Receiver { hook: hook.clone(), place, turns: Semaphore::new(AT_ONCE) })
         };
         let receivers = hooks.iter().map(receiver).collect::<Result<Vec<_>, String>>()?;
-        Ok((!receivers.is_empty()).then(|| Arc::new(Self { receivers, buckets, kv: OnceCell::new() })))
+        Ok((!receivers.is_empty()).then(|| Arc::new(Self { receivers, buckets })))
     }
 
+    /// Looked for each time that a partition is taken: it may have been lost with all that NATS had.
     async fn kv(&self) -> Result<Arc<dyn Kv>, KvError> {
-        self.kv.get_or_try_init(|| self.buckets.open(BUCKET)).await.cloned()
+        self.buckets.open(BUCKET).await
     }
 
     /// The addresses of those that are to be told this.

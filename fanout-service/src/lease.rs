@@ -14,7 +14,7 @@ use bytes::Bytes;
 use carillon_core::lease::{NOTE_MS, REFRESH_MS, ReplicaId, Replicas, SERVE_MS, Wish, next_generation};
 use carillon_platform::{
     bus::{Bus, Subscription},
-    kv::{Bucket, Kv, KvError, Revision},
+    kv::{Bucket, Buckets, Kv, KvError, Revision},
 };
 use carillon_proto::{
     ids::{PARTITIONS, PartitionId},
@@ -47,6 +47,7 @@ pub(crate) struct Leases(Arc<Shared>);
 
 struct Shared {
     kv: Arc<dyn Kv>,
+    buckets: Arc<dyn Buckets>,
     bus: Arc<dyn Bus>,
     is_sole: bool,
     place: Bytes,
@@ -68,6 +69,7 @@ impl Leases {
         };
         Self(Arc::new(Shared {
             kv,
+            buckets: fanout.buckets.clone(),
             bus: fanout.bus.clone(),
             is_sole: fanout.is_sole,
             clock: fanout.clock,
@@ -146,9 +148,20 @@ impl Leases {
             match self.try_take(partition).await {
                 Ok(Some(tenure)) => return tenure,
                 Ok(None) | Err(KvError::Conflict) => {}
-                Err(error) => tracing::warn!(%partition, %error, "the lease can't be read or written"),
+                Err(error) => {
+                    tracing::warn!(%partition, %error, "the lease can't be read or written");
+                    self.restore_bucket().await;
+                }
             }
             let _ = timeout(READ_EVERY, self.0.changes[partition.index()].notified()).await;
+        }
+    }
+
+    /// The bucket may have been lost with all that NATS had: then it is made anew, whoever held a lease loses it, and the log is made
+    /// anew by whoever takes it.
+    async fn restore_bucket(&self) {
+        if let Err(error) = within(self.0.buckets.open(LEASES)).await {
+            tracing::debug!(%error, "the bucket of the leases can't be reached");
         }
     }
 
@@ -320,7 +333,10 @@ impl Tenure {
                     Ok(None) => return self.lose(),
                     Err(error) => tracing::debug!(partition = %self.partition, %error, "the lease can't be read"),
                 },
-                Err(error) => tracing::warn!(partition = %self.partition, %error, "the lease can't be written"),
+                Err(error) => {
+                    tracing::warn!(partition = %self.partition, %error, "the lease can't be written");
+                    self.leases.restore_bucket().await;
+                }
             }
             sleep(WRITE_RETRY).await;
         }

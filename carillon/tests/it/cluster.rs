@@ -163,6 +163,34 @@ async fn every_door_says_that_it_is_only_for_now() {
     ada.hears("lobby", said..=said).await;
 }
 
+#[tokio::test]
+async fn store_that_nats_lost_is_made_anew() {
+    let mut server = Server::cluster().await;
+    let mut ada = server.connect("ada").await;
+    let joined = ada.join("lobby").await;
+    ada.count("lobby", 1..=5).await;
+    let epoch = ada.history("lobby", "").await.text("epoch");
+    server.service(Service::Nats).kill().await;
+    std::fs::remove_dir_all(server.data_dir().join("nats")).unwrap();
+    server.service(Service::Nats).start_again().await;
+    // Without anybody's help: the room begins another life, of which whoever knew the other one is told.
+    let began = Instant::now();
+    let offset = loop {
+        assert!(began.elapsed() < 2 * PATIENCE, "nobody can publish any more");
+        let answer = Call::new("POST", "/rooms/lobby/messages").json(r#"{"payload":"anew"}"#);
+        let answer = answer.token(&server.token("bob")).to(&server).await;
+        if answer.status == 201 {
+            break serde_json::from_str::<serde_json::Value>(&answer.body).unwrap()["offset"].as_u64();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!((joined.number("offset"), offset), (0, Some(1)));
+    let mut carl = server.connect("carl").await;
+    let again = carl.join_with("lobby", &format!(r#""since":5,"epoch":"{epoch}""#)).await;
+    assert_eq!((again.flag("recovered"), again.text("reason").as_str()), (false, "epoch"));
+    assert_ne!(again.text("epoch"), epoch);
+}
+
 /// Who is there, and with how many connections.
 fn users(frame: &Frame) -> Vec<String> {
     let members = frame.objects("members");

@@ -49,6 +49,19 @@ impl<'a> Seat<'a> {
         frame[1]["offset"].as_u64().unwrap()
     }
 
+    /// The offsets of so many messages of a room, whatever else comes.
+    async fn hears_all(&mut self, room: &str, count: usize) -> Vec<u64> {
+        let mut heard = Vec::new();
+        while heard.len() < count {
+            let event = self.polling.next_with(r#"42["message","#).await;
+            let frame: Vec<Value> = serde_json::from_str(&event[2..]).unwrap();
+            if frame[1]["room"] == room {
+                heard.push(frame[1]["offset"].as_u64().unwrap());
+            }
+        }
+        heard
+    }
+
     /// Its transport breaks.
     async fn drop(self) -> (String, String) {
         assert_eq!(self.polling.post("1").await, 200);
@@ -102,6 +115,120 @@ async fn one_trimmed_room_recovers_none() {
     bob.count("short", 3..=6).await;
     let seat = Seat::come(&server, &ada, Some((&pid, &trail))).await;
     seat.began_anew(&server, &ada, &pid, &["short", "long"]).await;
+}
+
+#[tokio::test]
+async fn what_a_second_join_promised_is_recovered() {
+    let server = Server::start().await;
+    let ada = server.token("ada");
+    let mut seat = Seat::come(&server, &ada, None).await;
+    seat.join("lobby").await;
+    server.connect("bob").await.count("lobby", 1..=4).await;
+    for offset in 1..=4 {
+        assert_eq!(seat.hears("lobby").await, offset);
+    }
+    let answer = seat.polling.ask(&json!(["join", "lobby", { "since": 0 }]).to_string()).await;
+    assert!(answer.contains(r#""recovered":true"#), "{answer}");
+    // It breaks before anything of the replay is there: what it was last sent is older than its join.
+    let (pid, trail) = seat.drop().await;
+    let mut seat = Seat::come(&server, &ada, Some((&pid, &trail))).await;
+    assert_eq!(seat.pid, pid);
+    for offset in 1..=4 {
+        assert_eq!(seat.hears("lobby").await, offset);
+    }
+}
+
+/// What is replayed comes in many small parts, so that much of it is not even queued when a client goes.
+const SMALL_PARTS: [(&str, &str); 4] = [
+    ("limits.outbox_bytes", "20000"),
+    ("limits.replay_messages", "5"),
+    ("limits.frames_per_second", "5000"),
+    ("limits.frames_burst", "5000"),
+];
+const MANY: u64 = 60;
+
+/// So many messages of 1 KB in the room.
+async fn filled(settings: &[(&str, &str)]) -> Server {
+    let server = Server::with(settings).await;
+    let mut bob = server.connect("bob").await;
+    bob.say_all("lobby", vec![format!(r#""{}""#, "x".repeat(1_000)); MANY as usize]).await;
+    server
+}
+
+#[tokio::test]
+async fn second_join_in_the_middle_of_a_replay_loses_nothing() {
+    let server = filled(&SMALL_PARTS).await;
+    let ada = server.token("ada");
+    for other_room in [false, true] {
+        let mut seat = Seat::come(&server, &ada, None).await;
+        seat.join("other").await;
+        // As the usual tutorial has it: a client joins again whenever it connects, also when it was recovered.
+        assert_eq!(seat.polling.post("42[\"join\",\"lobby\",{\"since\":0}]\u{1e}42[\"join\",\"lobby\"]").await, 200);
+        assert_eq!((seat.hears("lobby").await, seat.hears("lobby").await), (1, 2));
+        let mut seen = 2;
+        if other_room {
+            // Another room's message tells where the client stands in all of them.
+            server.connect("bob").await.count("other", 1..=1).await;
+            loop {
+                let event = seat.polling.next_with(r#"42["message","#).await;
+                seat.trail = Seat::trail_of(&event);
+                let frame: Vec<Value> = serde_json::from_str(&event[2..]).unwrap();
+                if frame[1]["room"] == "other" {
+                    break;
+                }
+                seen = frame[1]["offset"].as_u64().unwrap();
+            }
+            assert!(seen < MANY, "it is still in the middle");
+        }
+        let (pid, trail) = seat.drop().await;
+        let mut seat = Seat::come(&server, &ada, Some((&pid, &trail))).await;
+        assert_eq!(seat.pid, pid);
+        assert_eq!(seat.hears_all("lobby", (MANY - seen) as usize).await, Vec::from_iter(seen + 1..=MANY));
+    }
+}
+
+#[tokio::test]
+async fn retention_that_overtakes_a_replay_is_not_recovered() {
+    let mut settings = SMALL_PARTS.to_vec();
+    settings.push(("retention", r#"[{"rooms":"lobby","messages":60},{"rooms":"*"}]"#));
+    let server = filled(&settings).await;
+    let ada = server.token("ada");
+    let mut seat = Seat::come(&server, &ada, None).await;
+    let answer = seat.polling.ask(&json!(["join", "lobby", { "since": 0 }]).to_string()).await;
+    assert!(answer.contains(r#""recovered":true"#), "{answer}");
+    assert_eq!(seat.hears("lobby").await, 1);
+    let (pid, trail) = (seat.pid.clone(), seat.trail.clone());
+    server.connect("bob").await.count("lobby", MANY + 1..=3 * MANY).await;
+    // It was told; what if it had gone before?
+    let told = seat.polling.next_with(r#"42["joined","#).await;
+    assert!(told.contains(r#""recovered":false,"reason":"trimmed""#), "{told}");
+    seat.drop().await;
+    let seat = Seat::come(&server, &ada, Some((&pid, &trail))).await;
+    seat.began_anew(&server, &ada, &pid, &["lobby"]).await;
+}
+
+#[tokio::test]
+async fn life_that_began_with_ones_own_message_is_known_by_its_epoch() {
+    let server = Server::start().await;
+    let ada = server.token("ada");
+    let mut seat = Seat::come(&server, &ada, None).await;
+    seat.join("mine").await;
+    for _ in 0..2 {
+        let said = seat.polling.ask(&json!(["broadcast", { "room": "mine", "payload": 1 }]).to_string()).await;
+        assert!(said.contains(r#""offset""#), "{said}");
+    }
+    let (pid, trail) = seat.drop().await;
+    let mut seat = Seat::come(&server, &ada, Some((&pid, &trail))).await;
+    assert_eq!(seat.pid, pid);
+    for _ in 0..2 {
+        seat.trail = Seat::trail_of(&seat.polling.next_with(r#"42["own","#).await);
+    }
+    let (pid, trail) = seat.drop().await;
+    let admin = server.token_for("root", r#"[{"rooms":["*"],"can":["admin"]}]"#);
+    assert_eq!(Call::new("DELETE", "/rooms/mine").token(&admin).to(&server).await.status, 204);
+    server.connect("bob").await.count("mine", 1..=3).await;
+    let seat = Seat::come(&server, &ada, Some((&pid, &trail))).await;
+    seat.began_anew(&server, &ada, &pid, &["mine"]).await;
 }
 
 #[tokio::test]
