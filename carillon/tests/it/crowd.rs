@@ -243,8 +243,12 @@ async fn quiet_sockets_of_a_user_go_first() {
         ends(quiet).await;
     }
     for stays in sockets[4..].iter_mut().chain([&mut other]) {
-        let mut one = [0; 1];
-        assert!(matches!(stays.try_read(&mut one), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock));
+        // It may have been sent something; but not its end.
+        let heard = stays.try_read(&mut [0; 1024]);
+        assert!(
+            heard.as_ref().map_or_else(|error| error.kind() == std::io::ErrorKind::WouldBlock, |count| *count > 0),
+            "{heard:?}"
+        );
     }
 }
 
