@@ -53,6 +53,16 @@ impl Place {
         Ok(Self { host, port, tls, uri })
     }
 
+    /// Host and port.
+    pub fn address(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
+    /// Whether what is asked is hidden on the way.
+    pub fn is_secret(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// `GET`, and the status and body of the answer.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod crowd;
 pub(crate) mod million;
 mod plot;
 pub(crate) mod presence;
+pub(crate) mod prometheus;
 mod report;
 mod rows;
 mod watcher;

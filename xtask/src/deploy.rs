@@ -33,6 +33,9 @@ const KUBERNETES: [&str; 2] = ["1.32", "1.37"];
 
 const ALERTS: &str = "deploy/observability/rules.yml";
 
+/// Plays each of them.
+const PLAYED: &str = "deploy/observability/rules.test.yml";
+
 const OVERLAYS: [&str; 2] = ["dev", "production"];
 
 pub(crate) fn check() -> Result<()> {
@@ -40,6 +43,8 @@ pub(crate) fn check() -> Result<()> {
     compose_files_mount_what_is_there()?;
     operator_has_the_same_alerts()?;
     every_alert_is_explained()?;
+    every_alert_is_played()?;
+    alerts_fire_when_they_should()?;
     for script in
         ["deploy/compose/prepare.sh", "deploy/compose/nats.sh", "deploy/compose/check.sh", "deploy/kubernetes/secrets.sh"]
     {
@@ -105,6 +110,26 @@ fn every_alert_is_explained() -> Result<()> {
         .collect();
     ensure!(missing.is_empty(), "docs/operations.md says nothing of {missing:?}");
     Ok(())
+}
+
+fn every_alert_is_played() -> Result<()> {
+    let (rules, played) = (fs::read_to_string(root().join(ALERTS))?, fs::read_to_string(root().join(PLAYED))?);
+    let missing: Vec<_> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .filter(|alert| !played.contains(&format!("ALERTS{{alertname=\"{alert}\"")))
+        .collect();
+    ensure!(missing.is_empty(), "{PLAYED} plays none of {missing:?}");
+    Ok(())
+}
+
+/// Where Prometheus is, as from Debian's package of that name; it is told where it is not.
+fn alerts_fire_when_they_should() -> Result<()> {
+    if output(&mut command("promtool", &["--version"])).is_err() {
+        println!("promtool is not here: alerts are not played");
+        return Ok(());
+    }
+    run(&mut command("promtool", &["test", "rules", PLAYED]))
 }
 
 fn manifests_fit_the_schemas() -> Result<()> {

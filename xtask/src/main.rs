@@ -38,6 +38,8 @@ enum Command {
     Million(bench::million::Args),
     /// Seat a large crowd in one room, kill a gateway, and see who is told what of whom
     Presence(bench::presence::Args),
+    /// Scrape a cluster under load by a Prometheus with our rules: every query of the dashboard must return data, an alert fire
+    Prometheus(bench::prometheus::Args),
     /// Restart one gateway after the other under clients of all doors: nobody may miss or see anything twice
     Rolling(rolling::Args),
     /// Count the instructions of the hot functions by callgrind, against the committed figures
@@ -61,6 +63,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(args) => return bench::run(&args),
         Command::Million(args) => return bench::million::run(&args),
         Command::Presence(args) => return bench::presence::run(&args),
+        Command::Prometheus(args) => return bench::prometheus::run(&args),
         Command::Rolling(args) => return rolling::run(&args),
         Command::Instructions(args) => return instructions::run(&args),
         Command::Deny => steps.run("deny", deny::check),

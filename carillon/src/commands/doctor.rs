@@ -1,6 +1,7 @@
 //! `carillon doctor`: looks at the settings and at the world that they name, and says in one line each what is well, and what is wrong
 //! with its mend. It changes nothing.
 
+mod hooks;
 mod keys;
 mod machine;
 mod network;
@@ -11,7 +12,7 @@ use carillon_platform::settings::{Program, Settings, SettingsArgs};
 
 use crate::fail;
 
-/// Checks the settings and what they name: keys, ports, folders, limits, NATS, clocks. Exit code 1 if anything is wrong.
+/// Checks the settings and what they name: keys, ports, folders, limits, webhooks, NATS, clocks. Exit code 1 if anything is wrong.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A token that should be accepted
@@ -111,6 +112,7 @@ async fn look(args: &Args, settings: &Settings, found: &mut Findings) {
     if !is_cluster {
         machine::look_at_folder(settings, is_running, found);
     }
+    hooks::look(settings, found).await;
     if is_cluster {
         network::look_at_nats(settings, found).await;
         network::look_at_auth(settings, found).await;

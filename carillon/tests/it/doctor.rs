@@ -132,6 +132,18 @@ async fn folder_of_another_process_is_named() {
     Place::new(&[("data_dir", "/proc/nowhere")]).is_wrong(&[], "data_dir", &["/proc/nowhere", "can't be written"]).await;
 }
 
+#[tokio::test]
+async fn absent_receiver_of_webhooks_is_named() {
+    let hooks = |url: &str| format!(r#"[{{"url":"{url}","secret":"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}}]"#);
+    let words = ["http://127.0.0.1:9/hook", "start the receiver"];
+    Place::new(&[("hooks", &hooks("http://127.0.0.1:9/hook"))]).is_wrong(&[], "hooks", &words).await;
+    let there = format!("http://{}/hook", says(""));
+    let (code, stdout) = Place::new(&[("hooks", &hooks(&there))]).asked(&[]).await;
+    assert!(code == Some(0) && stdout.contains("ok     hooks"), "{stdout}");
+    let (code, stdout) = Place::new(&[("hooks", r#"[{"url":"http://127.0.0.1:9","secret":"short"}]"#)]).asked(&[]).await;
+    assert!(code == Some(1) && stdout.contains("secret is whsec_") && !stdout.contains("short"), "no secret is shown: {stdout}");
+}
+
 /// Says one thing to everybody who comes.
 fn says(text: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -21,6 +21,9 @@ use super::{
     url::without_password,
 };
 
+/// Settings whose values hold what is to stay out of logs.
+const SECRETS: [&str; 2] = ["jwt.secret", "hooks"];
+
 /// The flags of every binary: one each for what is often set, and `--set` for all the rest.
 // Not derived: Debug would print the secret.
 #[derive(Clone, Default, clap::Args)]
@@ -267,7 +270,7 @@ impl Loader {
                 setting: setting.to_owned(),
                 origin: Box::new(origin.clone()),
                 expected,
-                found: if setting == "jwt.secret" { "(not shown)".to_owned() } else { without_password(&raw.found()) },
+                found: if SECRETS.contains(&setting) { "(not shown)".to_owned() } else { without_password(&raw.found()) },
             },
         })
     }

@@ -227,6 +227,20 @@ impl Running {
         self.urls.truncate(1);
     }
 
+    /// Name and admin address of each service.
+    pub(super) fn admins(&self) -> Vec<(&str, &str)> {
+        fn admin(process: &Process) -> Option<(&str, &str)> {
+            let (_, said) = process.said.split_once("admin=")?;
+            Some((process.name.as_str(), said.split_whitespace().next()?))
+        }
+        self.processes.iter().filter_map(admin).collect()
+    }
+
+    /// Kills what goes by this name.
+    pub(super) fn kill(&mut self, name: &str) {
+        self.processes.iter_mut().filter(|process| process.name == name).for_each(Process::kill);
+    }
+
     /// Kills a gateway of the cluster, by its place among the addresses.
     pub(super) fn kill_gateway(&mut self, number: usize) {
         self.processes[number].kill();

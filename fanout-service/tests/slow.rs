@@ -1,4 +1,4 @@
-//! What an owner has its log forget, on a log whose trims take their time.
+//! Owners beside what takes its time: a log whose trims are slow, a receiver of webhooks that never answers.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use carillon_platform::{
     bus::{Bus, InProcessBus, Subscription},
     kv::EmbeddedBuckets,
     log::{Append, AppendError, EmbeddedLog, Log, LogError, Opened, Part, ReadLimit, ReadSpan, Sequence, Stored},
-    settings::{Program, Retention, Settings},
+    settings::{Hook, HookSecret, HookType, Program, Retention, Settings, Url},
     shutdown::Shutdown,
 };
 use carillon_proto::{
@@ -38,6 +38,13 @@ struct Slow {
     gate: watch::Receiver<bool>,
     done: Mutex<Vec<&'static str>>,
     trims: AtomicUsize,
+    reads: AtomicUsize,
+}
+
+impl Slow {
+    fn new(log: Arc<EmbeddedLog>, gate: watch::Receiver<bool>) -> Arc<Self> {
+        Arc::new(Self { log, gate, done: Mutex::default(), trims: AtomicUsize::new(0), reads: AtomicUsize::new(0) })
+    }
 }
 
 impl Log for Slow {
@@ -60,6 +67,7 @@ impl Log for Slow {
         span: ReadSpan,
         limit: ReadLimit,
     ) -> BoxFuture<'_, Result<Part, LogError>> {
+        self.reads.fetch_add(1, Relaxed);
         self.log.read(partition, room, span, limit)
     }
 
@@ -158,7 +166,7 @@ async fn trims_end_before_a_room_is_emptied() {
     let folder = tempfile::tempdir().unwrap();
     let embedded = Arc::new(EmbeddedLog::open(folder.path()).unwrap());
     let (gate, is_open) = watch::channel(false);
-    let log = Arc::new(Slow { log: embedded.clone(), gate: is_open, done: Mutex::default(), trims: AtomicUsize::new(0) });
+    let log = Slow::new(embedded.clone(), is_open);
     let bus = Arc::new(InProcessBus::new());
     let mut settings = Settings::defaults(Program::AllInOne);
     settings.retention = vec![Retention { messages: KEPT, ..Retention::default() }];
@@ -192,6 +200,56 @@ async fn trims_end_before_a_room_is_emptied() {
     link.hears(|item| matches!(item, down::Item::Erased(erased) if erased.erase == 1)).await;
     assert_eq!(*log.done.lock().unwrap(), ["trimmed", "emptied"]);
     assert_eq!(embedded.head(partition, &room).await, Ok(None));
+    stop.cancel();
+    running.await.unwrap();
+}
+
+/// What waits for a slow receiver lies in the log, and not in memory: a message is read when it is its turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_are_read_when_their_receiver_has_a_turn_for_them() {
+    const ROOMS: u64 = 200;
+    /// Requests to one receiver at a time.
+    const AT_ONCE: usize = 16;
+    let receiver = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut settings = Settings::defaults(Program::AllInOne);
+    settings.hooks = vec![Hook {
+        url: Url::parse(&format!("http://{}", receiver.local_addr().unwrap()), &["http"]).unwrap(),
+        secret: HookSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap(),
+        types: vec![HookType::MessageStored],
+        rooms: "*".into(),
+    }];
+    let folder = tempfile::tempdir().unwrap();
+    let embedded = Arc::new(EmbeddedLog::open(folder.path()).unwrap());
+    let (_gate, is_open) = watch::channel(true);
+    let log = Slow::new(embedded.clone(), is_open);
+    let bus = Arc::new(InProcessBus::new());
+    let buckets = Arc::new(EmbeddedBuckets::of(embedded));
+    let fanout = Fanout::new(&settings, log.clone(), bus.clone(), buckets).unwrap().sole();
+    let counters = fanout.counters.clone();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(fanout.run(stop.clone(), Shutdown::new()));
+    until(|| counters.takeovers.load(Relaxed) == u64::from(PARTITIONS)).await;
+
+    let partition = PartitionId(3);
+    let heard = bus.subscribe(&down_subject(GATEWAY, partition)).await.unwrap();
+    let mut link = Link { bus: bus.clone(), partition, heard, number: 0, publishes: 0 };
+    let names = (0..).map(|number| RoomName::parse(&format!("room {number}")).unwrap());
+    let rooms: Vec<RoomName> = names.filter(|name| name.partition() == partition).take(ROOMS as usize).collect();
+    let said = rooms.iter().map(|room| link.publish(room)).collect();
+    link.say(said);
+    until(|| counters.partitions[partition.index()].appends.load(Relaxed) == ROOMS).await;
+    let mut held = Vec::new();
+    while held.len() < AT_ONCE {
+        held.push(timeout(PATIENCE, receiver.accept()).await.expect("a request").unwrap());
+    }
+    // Whatever was to be read besides would have been by the time that further messages are stored and noted.
+    for room in rooms.iter().take(8) {
+        let said = link.publish(room);
+        link.say(vec![said]);
+        let number = link.publishes;
+        link.hears(|item| matches!(item, down::Item::Published(told) if told.publish == number)).await;
+    }
+    assert_eq!(log.reads.load(Relaxed), AT_ONCE);
     stop.cancel();
     running.await.unwrap();
 }
