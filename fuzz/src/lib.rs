@@ -3,6 +3,7 @@
 mod cursor;
 mod engineio;
 mod frames;
+mod posts;
 mod requests;
 mod tokens;
 
@@ -34,4 +35,9 @@ pub fn engineio(bytes: &[u8]) {
 /// See `requests.rs`.
 pub fn requests(bytes: &[u8]) {
     requests::run(bytes);
+}
+
+/// See `posts.rs`.
+pub fn posts(bytes: &[u8]) {
+    posts::run(bytes);
 }

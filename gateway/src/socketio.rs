@@ -9,7 +9,7 @@
 
 pub mod client;
 pub(crate) mod door;
-pub(crate) mod events;
+pub mod events;
 pub mod packet;
 pub mod position;
 pub(crate) mod records;

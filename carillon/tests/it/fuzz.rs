@@ -6,6 +6,8 @@ mod cursor;
 mod engineio;
 #[path = "../../../fuzz/src/frames.rs"]
 mod frames;
+#[path = "../../../fuzz/src/posts.rs"]
+mod posts;
 #[path = "../../../fuzz/src/requests.rs"]
 mod requests;
 #[path = "../../../fuzz/src/tokens.rs"]
@@ -40,13 +42,14 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 /// Its name, which is that of its corpus, what it does, and what its inputs are made of.
 type Target = (&'static str, fn(&[u8]), fn(&mut Chance, &mut Vec<u8>));
 
-const TARGETS: [Target; 6] = [
+const TARGETS: [Target; 7] = [
     ("frames", frames::run, Chance::add_frame),
     ("cursor", cursor::run, Chance::add_frame),
     ("tokens", tokens::run, Chance::add_frame),
     ("keys", tokens::run_keys, Chance::add_frame),
     ("engineio", engineio::run, Chance::add_packet),
     ("requests", requests::run, Chance::add_frame),
+    ("posts", posts::run, Chance::add_packet),
 ];
 
 #[test]

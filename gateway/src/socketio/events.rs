@@ -19,14 +19,15 @@ use super::packet;
 
 /// What an event asks for.
 #[derive(Debug)]
-pub(crate) struct Asked<'a> {
-    pub(crate) frame: Result<ClientFrame<'a>, BadFrame>,
+pub struct Asked<'a> {
+    /// What the client is to be told otherwise.
+    pub frame: Result<ClientFrame<'a>, BadFrame>,
     /// So long is the kind, if it is by `<kind>:…`; else 0.
-    pub(crate) kind_bytes: usize,
+    pub kind_bytes: usize,
 }
 
 /// Reads an event. `scratch` keeps a text that had to be put together for as long as the frame needs it.
-pub(crate) fn read<'a>(name: &str, arguments: &[&'a RawValue], scratch: &'a mut String, json_depth: usize) -> Asked<'a> {
+pub fn read<'a>(name: &str, arguments: &[&'a RawValue], scratch: &'a mut String, json_depth: usize) -> Asked<'a> {
     let first = arguments.first().map(|argument| argument.get());
     let native = |frame| Asked { frame, kind_bytes: 0 };
     match (name, first) {
