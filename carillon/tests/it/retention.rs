@@ -1,6 +1,20 @@
 //! What is kept of a room, and what a client is told when it comes too late.
 
-use crate::server::Server;
+use std::time::{Duration, Instant};
+
+use crate::{client::Client, server::Server};
+
+/// How long age may take to be noticed: ages here are one second.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Age has taken everything once a look at the room finds nothing.
+async fn until_empty(client: &mut Client, room: &str) {
+    let since = Instant::now();
+    while !client.history(room, "").await.offsets().is_empty() {
+        assert!(since.elapsed() < PATIENCE, "{room} never grew too old");
+        tokio::task::yield_now().await;
+    }
+}
 
 #[tokio::test]
 async fn newest_messages_are_kept() {
@@ -38,10 +52,7 @@ async fn emptied_room_has_another_epoch() {
     let mut bob = server.connect("bob").await;
     let epoch = bob.join("r").await.text("epoch");
 
-    // Age has taken everything once a look at the room finds nothing.
-    while !bob.history("r", "").await.offsets().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until_empty(&mut bob, "r").await;
     let ack = ada.say("r", 4).await;
     assert_eq!(ack.number("offset"), 1);
     let message = bob.expect("message").await;
@@ -66,7 +77,9 @@ async fn shorter_age_holds_for_its_rooms_alone() {
     let epoch = bob.join("short:1").await.text("epoch");
 
     // Some are too old, and the newest ones are not: what is left is told, and that something is gone.
+    let since = Instant::now();
     let offsets = loop {
+        assert!(since.elapsed() < PATIENCE, "nothing of short:2 grew too old");
         ada.say("short:2", 1).await;
         let offsets = ada.history("short:2", r#""after":0,"limit":1000"#).await.offsets();
         if offsets.first().is_some_and(|oldest| *oldest > 1) {
@@ -78,9 +91,7 @@ async fn shorter_age_holds_for_its_rooms_alone() {
     assert_eq!((joined.flag("recovered"), joined.text("reason").as_str()), (false, "trimmed"));
 
     // A room whose newest is too old begins another life.
-    while !bob.history("short:1", "").await.offsets().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until_empty(&mut bob, "short:1").await;
     assert_eq!(ada.say("short:1", 4).await.number("offset"), 1);
     let message = bob.expect("message").await;
     assert_eq!(message.number("offset"), 1);
