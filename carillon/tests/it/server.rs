@@ -344,6 +344,11 @@ impl Server {
         value_of(name, &get(self.admin, "/metrics").await.body)
     }
 
+    /// The admin port of whoever owns the rooms: the process itself, or the fanout service behind it.
+    pub(crate) fn owners_admin(&self) -> SocketAddr {
+        self.behind.as_ref().map_or(self.admin, |behind| behind.fanout.admin)
+    }
+
     /// Waits until a metric has this value.
     pub(crate) async fn until_metric(&self, name: &str, value: u64) {
         until_metric(self.admin, name, value).await;
