@@ -11,7 +11,7 @@ import { unlessThere } from "./needs.js";
 const PYTHON = process.env.CARILLON_PYTHON;
 
 const SUITE = `
-import asyncio, json, sys
+import asyncio, json, os, sys
 from kosoku import FailureError, run_fuzzingclient
 
 async def main():
@@ -19,10 +19,23 @@ async def main():
         results = await run_fuzzingclient(sys.argv[1], exclude_cases=["12.*", "13.*"], concurrency=4)
     except FailureError as failed:
         results = failed.results
-    print(json.dumps([[r.case_id, r.passed, r.behavior.value, r.behavior_close.value, r.result, r.result_close] for r in results]))
+    print(json.dumps([[r.case_id, r.passed, r.behavior.value, r.behavior_close.value, r.result, r.result_close] for r in results]), flush=True)
 
 asyncio.run(main())
+# Not by the interpreter's own end, which the runner's threads now and then crash.
+os._exit(0)
 `;
+
+/** What the runner told, or null if it crashed, which says nothing of the gateway. */
+async function run(address) {
+  const suite = spawn(PYTHON, ["-c", SUITE, `ws://${address}`], { stdio: ["ignore", "pipe", "inherit"] });
+  let told = "";
+  suite.stdout.setEncoding("utf8").on("data", (text) => (told += text));
+  const [code, signal] = await new Promise((resolve) => suite.once("close", (...ended) => resolve(ended)));
+  if (signal) return null;
+  assert.equal(code, 0);
+  return JSON.parse(told);
+}
 
 describe("Autobahn", { skip: unlessThere("python", PYTHON, "CARILLON_PYTHON names no Python with what python.txt lists") }, () => {
   let example, address;
@@ -32,11 +45,8 @@ describe("Autobahn", { skip: unlessThere("python", PYTHON, "CARILLON_PYTHON name
   after(() => example.kill());
 
   test("every case passes", async () => {
-    const suite = spawn(PYTHON, ["-c", SUITE, `ws://${address}`], { stdio: ["ignore", "pipe", "inherit"] });
-    let told = "";
-    suite.stdout.setEncoding("utf8").on("data", (text) => (told += text));
-    assert.equal(await new Promise((resolve) => suite.once("close", resolve)), 0);
-    const cases = JSON.parse(told);
+    const cases = (await run(address)) ?? (await run(address)) ?? (await run(address));
+    assert.ok(cases, "the runner crashes each time");
     assert.deepEqual(cases.filter(([, passed]) => !passed), []);
     // Chapters 1 to 7, 9, and 10.
     assert.equal(cases.length, 301);
